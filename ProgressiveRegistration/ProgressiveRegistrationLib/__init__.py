@@ -1,0 +1,29 @@
+"""Lung CT registration with a progressively trained network (Eppenhof et al., IEEE TMI 2020).
+
+The engine imports neither ``slicer`` nor ``qt`` (``mrml.py`` aside), and nothing heavy until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "register": "registration",
+    "Registration": "registration",
+    "DisplacementField": "field",
+    "Grid": "geometry",
+    "Box": "geometry",
+    "breathing_thorax": "phantom",
+    "read_image": "images",
+    "load_model": "model",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

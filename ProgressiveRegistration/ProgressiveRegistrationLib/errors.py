@@ -1,0 +1,48 @@
+"""What can go wrong on a user's side. Every message is one sentence: what, which file or node, what to do."""
+
+from __future__ import annotations
+
+
+class ProgressiveRegistrationError(Exception):
+    """Base of the errors that a caller shows as they are, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(ProgressiveRegistrationError, ValueError):
+    """An image, a landmark file, a mask or an option cannot be used."""
+
+    exit_code = 3
+
+
+class NoLungError(InputError):
+    """No lung was found where one is needed."""
+
+    exit_code = 4
+
+
+class ModelError(ProgressiveRegistrationError):
+    """A model's card or weights are missing, damaged or too new."""
+
+    exit_code = 5
+
+
+class DeviceError(ProgressiveRegistrationError):
+    """The computing device is unknown or not on this machine."""
+
+    exit_code = 6
+
+
+class OutputError(ProgressiveRegistrationError):
+    """A result cannot be written."""
+
+    exit_code = 7
+
+
+class Cancelled(ProgressiveRegistrationError):
+    """The caller asked to stop; nothing was written."""
+
+    exit_code = 130
+
+    def __init__(self, message: str = "Cancelled; nothing was written.") -> None:
+        super().__init__(message)

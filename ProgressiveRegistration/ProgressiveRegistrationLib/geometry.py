@@ -1,0 +1,223 @@
+"""Grids and boxes in the world frame: LPS, mm, as ITK. Slicer's RAS is converted in ``mrml.py`` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import InputError
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A lattice of voxels: where index (i, j, k) lies in the world.
+
+    Attributes
+    ----------
+    size : number of voxels along x, y, z. Arrays on this grid have ``shape`` = (z, y, x).
+    spacing : mm between voxel centres along x, y, z.
+    origin : LPS mm of the centre of voxel (0, 0, 0).
+    direction : 3x3 matrix, row-major; its columns are the index axes in LPS.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...] = IDENTITY
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(int(v) for v in self.size))
+        for name, count in (("spacing", 3), ("origin", 3), ("direction", 9)):
+            values = tuple(float(v) for v in np.ravel(getattr(self, name)))
+            if len(values) != count:
+                raise InputError(f"A grid needs {count} numbers for its {name}; got {len(values)}.")
+            object.__setattr__(self, name, values)
+        if len(self.size) != 3 or min(self.size) < 1:
+            raise InputError(f"A grid needs three sizes of at least 1; got {self.size}.")
+        if not all(np.isfinite(self.spacing)) or min(self.spacing) <= 0:
+            raise InputError(f"A grid's spacing must be positive; got {self.spacing} mm.")
+
+    @classmethod
+    def from_image(cls, image: sitk.Image) -> Grid:
+        """The grid of a 3D image."""
+        if image.GetDimension() != 3:
+            raise InputError(f"A 3D image is needed; this one has {image.GetDimension()} dimensions.")
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x): the shape of an array on this grid."""
+        return self.size[::-1]
+
+    @property
+    def index_to_world_matrix(self) -> np.ndarray:
+        """(3, 3): maps index steps (x, y, z) to mm in LPS."""
+        return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+
+    def index_to_world(self, indices: np.ndarray) -> np.ndarray:
+        """Continuous indices (..., 3) in x, y, z -> LPS mm (..., 3)."""
+        return np.asarray(indices, float) @ self.index_to_world_matrix.T + np.asarray(self.origin)
+
+    def world_to_index(self, points: np.ndarray) -> np.ndarray:
+        """LPS mm (..., 3) -> continuous indices (..., 3) in x, y, z."""
+        inverse = np.linalg.inv(self.index_to_world_matrix)
+        return (np.asarray(points, float) - np.asarray(self.origin)) @ inverse.T
+
+    def contains(self, points: np.ndarray, margin: float = 0.5) -> np.ndarray:
+        """(...,) bool: are LPS points (..., 3) inside the voxels' extent (``margin`` voxels past the centres)?"""
+        index = self.world_to_index(points)
+        upper = np.asarray(self.size) - 1 + margin
+        return np.all((index >= -margin) & (index <= upper), axis=-1)
+
+    def points(self) -> np.ndarray:
+        """(z, y, x, 3) float32: the LPS mm of every voxel centre."""
+        matrix = self.index_to_world_matrix.astype(np.float32)
+        x, y, z = (np.arange(n, dtype=np.float32) for n in self.size)
+        out = np.empty((*self.shape, 3), np.float32)
+        for axis in range(3):
+            out[..., axis] = (
+                np.float32(self.origin[axis])
+                + matrix[axis, 0] * x[None, None, :]
+                + matrix[axis, 1] * y[None, :, None]
+                + matrix[axis, 2] * z[:, None, None]
+            )
+        return out
+
+    def corners(self) -> np.ndarray:
+        """(8, 3): LPS mm of the outer corners of the corner voxels."""
+        ends = [(-0.5, n - 0.5) for n in self.size]
+        return self.index_to_world(np.array([(x, y, z) for z in ends[2] for y in ends[1] for x in ends[0]]))
+
+    def padded(self, voxels: int | tuple[int, int, int]) -> Grid:
+        """The same lattice with ``voxels`` more on every side (per x, y, z)."""
+        pad = np.broadcast_to(voxels, 3)
+        return Grid(
+            tuple(np.asarray(self.size) + 2 * pad), self.spacing, self.index_to_world(-pad), self.direction
+        )
+
+    def with_spacing(self, spacing: float | tuple[float, float, float]) -> Grid:
+        """A grid of another spacing over the same extent; the outer faces of the first voxels coincide."""
+        spacing = np.broadcast_to(np.asarray(spacing, float), 3)
+        extent = np.asarray(self.size) * np.asarray(self.spacing)
+        size = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int)
+        first = (-0.5 * np.asarray(self.spacing) + 0.5 * spacing) / np.asarray(self.spacing)
+        return Grid(tuple(size), tuple(spacing), self.index_to_world(first), self.direction)
+
+    def image(self, array: np.ndarray) -> sitk.Image:
+        """An image on this grid from (z, y, x) values, or a vector image from (z, y, x, c)."""
+        if array.shape[:3] != self.shape:
+            raise InputError(f"An array of shape {array.shape[:3]} does not fit a grid of shape {self.shape}.")
+        out = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+        out.SetSpacing(self.spacing)
+        out.SetOrigin(self.origin)
+        out.SetDirection(self.direction)
+        return out
+
+    def resample(
+        self, image: sitk.Image, *, interpolator: int = sitk.sitkLinear, default: float = 0.0, pixel: int = 0
+    ) -> sitk.Image:
+        """``image`` sampled at this grid's voxels; ``default`` outside it, ``pixel`` type 0 = the image's own."""
+        return sitk.Resample(
+            image,
+            self.size,
+            sitk.Transform(3, sitk.sitkIdentity),
+            interpolator,
+            self.origin,
+            self.spacing,
+            self.direction,
+            default,
+            pixel or image.GetPixelID(),
+        )
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned box in LPS mm: ``lower`` and ``upper`` corners (x, y, z)."""
+
+    lower: tuple[float, float, float]
+    upper: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("lower", "upper"):
+            values = tuple(float(v) for v in np.ravel(getattr(self, name)))
+            if len(values) != 3 or not all(np.isfinite(values)):
+                raise InputError(f"A box needs three finite numbers for its {name} corner; got {values}.")
+            object.__setattr__(self, name, values)
+        if any(u <= l for l, u in zip(self.lower, self.upper)):
+            raise InputError(f"A box's upper corner {self.upper} must lie above its lower corner {self.lower}.")
+
+    @classmethod
+    def around(cls, points: np.ndarray) -> Box:
+        """The smallest box around LPS points (n, 3)."""
+        points = np.asarray(points).reshape(-1, 3)
+        return cls(points.min(0), points.max(0))
+
+    @property
+    def extent(self) -> np.ndarray:
+        """(3,): mm along x, y, z."""
+        return np.asarray(self.upper) - np.asarray(self.lower)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(3,): LPS mm."""
+        return (np.asarray(self.upper) + np.asarray(self.lower)) / 2
+
+    def grown(self, margin: float | tuple[float, float, float]) -> Box:
+        """The box with ``margin`` mm more on every side."""
+        margin = np.broadcast_to(np.asarray(margin, float), 3)
+        return Box(np.asarray(self.lower) - margin, np.asarray(self.upper) + margin)
+
+    def union(self, other: Box) -> Box:
+        """The smallest box around both."""
+        return Box(np.minimum(self.lower, other.lower), np.maximum(self.upper, other.upper))
+
+    def grid(self, size: int | tuple[int, int, int] = 128) -> Grid:
+        """Cell-centred grid of ``size`` cells that fill the box: no half-voxel shift when cells are pooled."""
+        size = np.broadcast_to(size, 3)
+        spacing = self.extent / size
+        return Grid(tuple(size), tuple(spacing), tuple(np.asarray(self.lower) + spacing / 2))
+
+    def to_list(self) -> list[list[float]]:
+        """[[x, y, z], [x, y, z]]: lower and upper corner, LPS mm, for JSON."""
+        return [[round(v, 4) for v in self.lower], [round(v, 4) for v in self.upper]]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x -> matrix @ x + offset, LPS mm. ``matrix`` (3, 3), ``offset`` (3,)."""
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", np.asarray(self.matrix, float).reshape(3, 3))
+        object.__setattr__(self, "offset", np.asarray(self.offset, float).reshape(3))
+
+    @classmethod
+    def identity(cls) -> Affine:
+        return cls(np.eye(3), np.zeros(3))
+
+    @classmethod
+    def between_boxes(cls, fixed: Box, moving: Box) -> Affine:
+        """Scale and shift that carry the fixed box onto the moving box."""
+        scale = moving.extent / fixed.extent
+        return cls(np.diag(scale), np.asarray(moving.lower) - scale * np.asarray(fixed.lower))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Map LPS points (..., 3)."""
+        points = np.asarray(points)
+        return points @ self.matrix.T.astype(points.dtype) + self.offset.astype(points.dtype)
+
+    def inverse(self) -> Affine:
+        inverse = np.linalg.inv(self.matrix)
+        return Affine(inverse, -inverse @ self.offset)
+
+    def to_transform(self) -> sitk.AffineTransform:
+        out = sitk.AffineTransform(3)
+        out.SetMatrix(self.matrix.ravel())
+        out.SetTranslation(self.offset)
+        return out

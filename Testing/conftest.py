@@ -1,0 +1,20 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real CT beside the checkout; CI must have it, elsewhere its tests are skipped."""
+    if not SHARED.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must have the real data at {SHARED}.")
+        pytest.skip("needs the real CT in ../shared/data, which is not beside this checkout")
+    return SHARED
