@@ -1,0 +1,259 @@
+"""``@parameterNodeWrapper``: typed state kept in a vtkMRMLScriptedModuleNode and tied to widgets.
+
+Only the types that the module uses, with Slicer's own rules: values are cached until the node is modified, a
+value of a wrong type is refused, a widget must be of exactly the class that the type's connector takes, a
+combo box for str needs ``Choice``, the labels of an enumeration come from its ``label`` method, a stale
+reference stays until somebody notices.
+"""
+
+from __future__ import annotations
+
+import enum
+import typing
+
+import slicer
+import vtk
+
+
+class Default:
+    def __init__(self, value) -> None:
+        self.value = value
+
+
+class WithinRange:
+    def __init__(self, minimum, maximum) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+    def validate(self, value):
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"{value} is not within [{self.minimum}, {self.maximum}]")
+
+
+class Choice:
+    def __init__(self, choices) -> None:
+        self.choices = choices
+
+    def validate(self, value):
+        if value not in self.choices:
+            raise ValueError(f"{value!r} is none of {self.choices}")
+
+
+class Decimals:
+    def __init__(self, value) -> None:
+        self.value = value
+
+
+class SingleStep:
+    def __init__(self, value) -> None:
+        self.value = value
+
+
+class _Parameter:
+    def __init__(self, owner, name, hint) -> None:
+        self.name = name
+        self.notes = getattr(hint, "__metadata__", ())
+        self.type = hint.__origin__ if self.notes else hint
+        union = typing.get_args(self.type) if typing.get_origin(self.type) is typing.Union else ()
+        self.types = union or (self.type,)
+        if not all(isinstance(t, type) for t in self.types):
+            raise TypeError(f"Unable to create serializer for {owner.__name__} member {name}: {self.type}")
+        self.is_node = all(issubclass(t, slicer.vtkMRMLNode) for t in self.types)
+        if union and not self.is_node:
+            raise TypeError(f"{owner.__name__} member {name}: only unions of nodes are supported here")
+        if union:
+            self.type = slicer.vtkMRMLNode
+        self.is_enum = issubclass(self.type, enum.Enum)
+        if not (self.is_node or self.is_enum or self.type in (str, int, float, bool)):
+            raise TypeError(f"Unable to create serializer for {owner.__name__} member {name}: {self.type}")
+        defaults = [n.value for n in self.notes if isinstance(n, Default)]
+        if name in owner.__dict__:
+            self.default = owner.__dict__[name]
+        elif defaults:
+            self.default = defaults[0]
+        elif self.is_node:
+            self.default = None
+        else:
+            self.default = next(iter(self.type)) if self.is_enum else self.type()
+
+    def is_in(self, node):
+        return node.HasParameter(self.name)
+
+    def validate(self, value):
+        if self.is_node and value is None:
+            return
+        wanted = (int, float) if self.type is float else self.types
+        if not isinstance(value, wanted):
+            raise TypeError(f"{self.name}: {value!r} is not a {self.type.__name__}")
+        for note in self.notes:
+            if hasattr(note, "validate"):
+                note.validate(value)
+
+    def write(self, node, value):
+        self.validate(value)
+        if self.is_node:
+            node.SetParameter(self.name, "")
+            node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
+        else:
+            node.SetParameter(self.name, value.name if self.is_enum else str(value))
+
+    def read(self, node):
+        if self.is_node:
+            return node.GetNodeReference(self.name)
+        text = node.GetParameter(self.name)
+        if self.is_enum:
+            return self.type[text]
+        return text == "True" if self.type is bool else self.type(text)
+
+
+class _Connector:
+    """A widget and a parameter: which signal tells of a change, how to read and to write."""
+
+    def __init__(self, widget, parameter) -> None:
+        import ctk
+        import qt
+
+        self.widget, self.parameter, kind = widget, parameter, type(widget)
+        if parameter.is_node and kind is slicer.qMRMLNodeComboBox:
+            widget.nodeTypes = [
+                t.__name__ for t in parameter.types
+            ]  # overrides what the .ui says, as in Slicer
+            self.signal, self.read, self.write = (
+                widget.currentNodeChanged,
+                widget.currentNode,
+                widget.setCurrentNode,
+            )
+        elif parameter.type is bool and kind is qt.QCheckBox:
+            self._property("stateChanged", "checked")
+        elif parameter.type is bool and kind is qt.QPushButton:
+            if not widget.checkable:
+                raise RuntimeError("a push button for a bool must be checkable")
+            self._property("toggled", "checked")
+        elif parameter.type is float and kind in (qt.QDoubleSpinBox, ctk.ctkSliderWidget):
+            limits = [n for n in parameter.notes if isinstance(n, WithinRange)]
+            if not limits:
+                raise RuntimeError("a slider needs WithinRange")
+            widget.minimum, widget.maximum = limits[0].minimum, limits[0].maximum
+            self._property("valueChanged", "value")
+        elif parameter.is_enum and kind is qt.QComboBox:
+            label = getattr(parameter.type, "label", lambda member: member.name)
+            self._choices([(label(member), member) for member in parameter.type])
+        elif parameter.type is str and kind is qt.QComboBox:
+            choice = [n for n in parameter.notes if isinstance(n, Choice)]
+            if not choice:
+                raise RuntimeError("a combo box for str needs the Choice annotation")
+            self._choices([(c, c) for c in choice[0].choices])
+        elif parameter.type is str and kind is qt.QLineEdit:
+            self._property("textChanged", "text")
+        else:
+            raise RuntimeError(
+                f"Unable to create GUI connector from {parameter.type} {parameter.name} to {kind.__name__}"
+            )
+
+    def _property(self, signal, name):
+        self.signal = getattr(self.widget, signal)
+        self.read = lambda: getattr(self.widget, name)
+        self.write = lambda value: setattr(self.widget, name, value)
+
+    def _choices(self, pairs):
+        self.widget.clear()
+        for label, _ in pairs:
+            self.widget.addItem(label)
+        values = [value for _, value in pairs]
+        self.signal = self.widget.currentIndexChanged
+        self.read = lambda: values[self.widget.currentIndex]
+        self.write = lambda value: setattr(self.widget, "currentIndex", values.index(value))
+
+    def connect(self, callback):
+        self._slot = lambda *_: callback()
+        self.signal.connect(self._slot)
+
+    def disconnect(self):
+        self.signal.disconnect(self._slot)
+
+
+def parameterNodeWrapper(cls):
+    hints = typing.get_type_hints(cls, include_extras=True)
+    parameters = {name: _Parameter(cls, name, hint) for name, hint in hints.items()}
+
+    def init(self, parameterNode, prefix=None):
+        self.parameterNode = parameterNode
+        self._guis = {}
+        self._updating = False
+        self._cache = {}
+        self._writing = False
+        for parameter in parameters.values():
+            if not parameter.is_in(parameterNode):
+                parameter.write(parameterNode, parameter.default)
+        refresh(self)
+        parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: refresh(self))
+
+    def refresh(self):
+        if not self._writing:
+            self._cache = {name: p.read(self.parameterNode) for name, p in parameters.items()}
+
+    def put(self, name, value):
+        self._writing = True
+        try:
+            with slicer.util.NodeModify(self.parameterNode):
+                parameters[name].write(self.parameterNode, value)
+                self._cache[name] = parameters[name].read(self.parameterNode)
+        finally:
+            self._writing = False
+
+    def connectGui(self, gui):
+        widgets = {}
+        for widget in gui.__dict__.values():
+            name = widget.property("SlicerParameterName")
+            if name:
+                if name not in parameters:
+                    raise ValueError(f"Cannot find a param with the given name: {name}")
+                widgets[name] = widget
+        connectors = {name: _Connector(widget, parameters[name]) for name, widget in widgets.items()}
+        tag = len(self._guis)
+        self._guis[tag] = connectors
+        for name, connector in connectors.items():
+            connector.write(self._cache[name])
+
+            def changed(name=name, connector=connector):
+                if not self._updating:
+                    put(self, name, connector.read())
+
+            connector.connect(changed)
+
+        def update(*_):
+            if self._updating:
+                return
+            self._updating = True
+            try:
+                for mapping in self._guis.values():
+                    for name, connector in mapping.items():
+                        connector.write(self._cache[name])
+            finally:
+                self._updating = False
+
+        self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
+        return tag
+
+    def disconnectGui(self, tag):
+        for connector in self._guis.pop(tag, {}).values():
+            connector.disconnect()
+
+    for name in parameters:
+        setattr(
+            cls,
+            name,
+            property(lambda self, n=name: self._cache[n], lambda self, value, n=name: put(self, n, value)),
+        )
+    cls.__init__, cls.connectGui, cls.disconnectGui = init, connectGui, disconnectGui
+    cls.allParameters = parameters
+    cls.AddObserver = lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(
+        event, callback, priority
+    )
+    for method in ("RemoveObserver", "Modified", "StartModify", "EndModify"):
+        setattr(cls, method, lambda self, *a, method=method: getattr(self.parameterNode, method)(*a))
+    return cls
+
+
+def exported() -> dict:
+    classes = (parameterNodeWrapper, Default, WithinRange, Choice, Decimals, SingleStep)
+    return {c.__name__: c for c in classes}

@@ -1,0 +1,251 @@
+"""``qt`` and ``ctk`` in PythonQt's style over PySide6.
+
+PythonQt differs from PySide6: Qt properties are plain attributes (``button.text``, ``slider.value = 3``),
+``obj.name`` is the object name, ``obj.connect("clicked(bool)", f)``, ``exec_()``. Every QObject class is
+subclassed on demand to behave so, and QUiLoader makes those subclasses too; a module's .ui file loads
+unchanged.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import slicer
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+from PySide6.QtCore import Property, QObject, Signal
+
+_wrapped, _property_names = {}, {}
+_application = None
+
+
+def application():
+    """The one QApplication."""
+    global _application
+    _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["slicer-harness"])
+    return _application
+
+
+def _properties(obj):
+    kind = type(obj)
+    if kind not in _property_names:
+        meta = QObject.metaObject(obj)
+        _property_names[kind] = {meta.property(i).name() for i in range(meta.propertyCount())}
+    return _property_names[kind]
+
+
+class PythonQtStyle:
+    def __getattribute__(self, name):
+        if name[0] != "_":
+            if name == "name":
+                return QObject.objectName(self)
+            if name in ("connect", "disconnect"):  # PySide6 looks these two up past the MRO
+                return types.MethodType(getattr(PythonQtStyle, "_" + name), self)
+            if name in _properties(self):
+                return QObject.property(self, name)
+        return super().__getattribute__(name)
+
+    def __setattr__(self, name, value):
+        if name[0] != "_":
+            if name == "name":
+                QObject.setObjectName(self, value)
+                return
+            if name in _properties(self):
+                value = list(value) if isinstance(value, tuple) else value
+                if not QObject.setProperty(self, name, value):
+                    raise ValueError(f"{type(self).__name__}.{name} = {value!r}")
+                return
+        super().__setattr__(name, value)
+
+    def _connect(self, signal, slot):
+        name, _, arguments = signal.partition("(")
+        bound = getattr(self, name)
+        arguments = arguments.rstrip(")")
+        if arguments:
+            try:
+                bound = (
+                    bound[tuple(a.strip() for a in arguments.split(","))]
+                    if "," in arguments
+                    else bound[arguments]
+                )
+            except (KeyError, IndexError, TypeError):
+                pass
+            bound.connect(slot)
+        else:
+            bound.connect(lambda *_: slot())
+        return True
+
+    def _disconnect(self, signal, slot):
+        try:
+            getattr(self, signal.partition("(")[0]).disconnect(slot)
+        except (RuntimeError, TypeError):
+            pass
+
+    def className(self):
+        return type(self).__name__
+
+    def exec_(self, *arguments):
+        return self.exec(*arguments)
+
+    def delete(self):
+        self.deleteLater()
+
+
+def wrap(cls):
+    """``cls`` in PythonQt's style, the same class every time."""
+    if cls not in _wrapped:
+        _wrapped[cls] = type(cls.__name__, (PythonQtStyle, cls), {}) if issubclass(cls, QObject) else cls
+    return _wrapped[cls]
+
+
+class QtModule(types.ModuleType):
+    def __getattr__(self, name):
+        for module in (QtWidgets, QtGui, QtCore, QtUiTools):
+            found = getattr(module, name, None)
+            if found is not None:
+                if name == "QUiLoader":
+                    found = UiLoader
+                elif isinstance(found, type):
+                    found = wrap(found)
+                setattr(self, name, found)
+                return found
+        raise AttributeError(f"qt.{name}")
+
+
+qt = QtModule("qt")
+ctk = types.ModuleType("ctk")
+
+
+class UiLoader(QtUiTools.QUiLoader):
+    def createWidget(self, className, parent=None, name=""):
+        cls = getattr(ctk, className, None) or getattr(slicer, className, None) or getattr(qt, className)
+        widget = cls(parent) if parent is not None else cls()
+        QObject.setObjectName(widget, name)
+        return widget
+
+    def load(self, file, parent=None):
+        # The .ui's mrmlSceneChanged(vtkMRMLScene*) connections cannot be made over PySide6; they are honoured
+        # by setMRMLScene() of the panel, which reads them from the file.
+        QtCore.QLoggingCategory.setFilterRules("qt.core.qobject.connect.warning=false")
+        path = file if isinstance(file, str) else file.fileName()
+        if isinstance(file, str):
+            file = QtCore.QFile(file)
+            file.open(QtCore.QFile.ReadOnly)
+        widget = super().load(file, parent)
+        file.close()
+        widget._scene_receivers = _scene_receivers(path)
+        return widget
+
+
+def _scene_receivers(path):
+    """The widgets that the .ui connects to mrmlSceneChanged: only those get a scene, as in Slicer."""
+    import xml.etree.ElementTree as ElementTree
+
+    return {
+        c.findtext("receiver")
+        for c in ElementTree.parse(path).getroot().iter("connection")
+        if c.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"
+        and c.findtext("slot") == "setMRMLScene(vtkMRMLScene*)"
+    }
+
+
+_QWidget = wrap(QtWidgets.QWidget)
+_QGroupBox = wrap(QtWidgets.QGroupBox)
+
+
+class ctkCollapsibleButton(_QGroupBox):
+    contentsCollapsed = Signal(bool)
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*[a for a in arguments if not isinstance(a, str)])
+        self._collapsed = False
+        for text in arguments:
+            if isinstance(text, str):
+                self.setTitle(text)
+
+    def _set_collapsed(self, value):
+        changed = self._collapsed != bool(value)
+        self._collapsed = bool(value)
+        self._apply()
+        if changed:
+            self.contentsCollapsed.emit(self._collapsed)
+
+    def _apply(self):
+        for child in QObject.children(self):
+            if isinstance(child, QtWidgets.QWidget):
+                child.setVisible(not self._collapsed)
+
+    def showEvent(self, event):
+        self._apply()  # children that the loader made after the property was read
+        QtWidgets.QGroupBox.showEvent(self, event)
+
+    text = Property(str, lambda s: QtWidgets.QGroupBox.title(s), lambda s, v: s.setTitle(v))
+    collapsed = Property(bool, lambda s: s._collapsed, _set_collapsed)
+
+
+class ctkSliderWidget(_QWidget):
+    valueChanged = Signal(float)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._slider = QtWidgets.QSlider(QtCore.Qt.Horizontal)
+        self._slider.setRange(0, 1000)
+        self._box = QtWidgets.QDoubleSpinBox()
+        self._box.setRange(0, 100)
+        layout.addWidget(self._slider, 1)
+        layout.addWidget(self._box)
+        self._box.valueChanged.connect(self._changed)
+        self._slider.sliderMoved.connect(self._moved)
+
+    def _moved(self, position):
+        low, high = self._box.minimum(), self._box.maximum()
+        self._box.setValue(low + position / 1000 * (high - low))
+
+    def _changed(self, value):
+        extent = self._box.maximum() - self._box.minimum()
+        self._slider.setValue(int(1000 * (value - self._box.minimum()) / extent) if extent else 0)
+        self.valueChanged.emit(value)
+
+    value = Property(float, lambda s: s._box.value(), lambda s, v: s._box.setValue(v))
+    minimum = Property(float, lambda s: s._box.minimum(), lambda s, v: s._box.setMinimum(v))
+    maximum = Property(float, lambda s: s._box.maximum(), lambda s, v: s._box.setMaximum(v))
+    singleStep = Property(float, lambda s: s._box.singleStep(), lambda s, v: s._box.setSingleStep(v))
+    decimals = Property(int, lambda s: s._box.decimals(), lambda s, v: s._box.setDecimals(v))
+    suffix = Property(str, lambda s: s._box.suffix(), lambda s, v: s._box.setSuffix(v))
+
+
+class ctkPathLineEdit(_QWidget):
+    currentPathChanged = Signal(str)
+    Files, Dirs = 1, 2
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._edit = QtWidgets.QLineEdit()
+        layout.addWidget(self._edit)
+        browse = QtWidgets.QToolButton()
+        browse.setText("…")
+        layout.addWidget(browse)
+        self._edit.textChanged.connect(self.currentPathChanged)
+        self._filters = []
+
+    def setCurrentPath(self, path):
+        self._edit.setText(str(path))
+
+    def addCurrentPathToHistory(self):
+        pass
+
+    currentPath = Property(str, lambda s: s._edit.text(), lambda s, v: s._edit.setText(v))
+    nameFilters = Property("QStringList", lambda s: s._filters, lambda s, v: setattr(s, "_filters", list(v)))
+    settingKey = Property(str, lambda s: "", lambda s, v: None)
+
+
+def install():
+    """Make ``import qt, ctk`` work."""
+    sys.modules["qt"], sys.modules["ctk"] = qt, ctk
+    for cls in (ctkCollapsibleButton, ctkSliderWidget, ctkPathLineEdit):
+        setattr(ctk, cls.__name__, cls)
+    ctk.ctkMessageBox = type("ctkMessageBox", (qt.QMessageBox,), {})
