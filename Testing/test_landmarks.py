@@ -10,7 +10,13 @@ import pytest
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError, OutputError
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.landmarks import Landmarks, match_landmarks, read_landmarks, write_landmarks
+from ProgressiveRegistrationLib.landmarks import (
+    Landmarks,
+    match_landmarks,
+    outside_notes,
+    read_landmarks,
+    write_landmarks,
+)
 
 POINTS = np.array([[-36.351, -36.974, -1204.5], [12.0625, 180.123456, 3.0], [0.1, -0.2, 1e-3]])
 LABELS = ["carina", 'a "b", c', "Ä3"]
@@ -287,3 +293,15 @@ def test_an_image_can_stand_in_for_its_grid(tmp_path):
     image.SetSpacing((1, 2, 3))
     write_landmarks(Landmarks([[1, 2, 3]], ["a"]), tmp_path / "a.txt", image)
     assert (tmp_path / "a.txt").read_text().split() == ["2.0000000"] * 3
+
+
+def test_landmarks_outside_the_image_are_noted_and_all_outside_is_an_error():
+    grid = Grid((10, 10, 10), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    inside = [[0, 0, 0], [18, 18, 18], [-0.9, 5, 5]]  # half a voxel past a centre is still in the image
+    assert outside_notes(Landmarks(inside, ["a", "b", "c"]), grid, "fixed image") == []
+    some = Landmarks([*inside, [-1.1, 5, 5]], ["a", "b", "c", "d"], source="f.csv")
+    assert outside_notes(some, grid, "fixed image") == [
+        "1 of 4 landmarks of f.csv lie outside the fixed image: d."
+    ]
+    with pytest.raises(InputError, match=r"All 1 landmarks of f.csv lie outside the fixed image"):
+        outside_notes(some.subset([3]), grid, "fixed image")

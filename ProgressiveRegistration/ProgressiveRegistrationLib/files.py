@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,3 +46,41 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     # Bytes: line ends stay as they are, on Windows too.
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode())
+
+
+@contextmanager
+def staged_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Give an empty folder to write results into; on success its files move to ``folder``, over namesakes.
+
+    On an error, or Ctrl-C, nothing is left: ``folder`` is not made, or keeps what it held. The empty one is
+    on the same disk: inside ``folder`` where that exists already, else beside.
+
+    Raises
+    ------
+    OutputError : ``folder`` is a file, its parent is missing, cannot be written or is full.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} cannot hold the results: it is a file; choose a folder.")
+    parent = folder if folder.is_dir() else folder.parent
+    if not parent.is_dir():
+        raise OutputError(f"{folder} cannot be made: there is no folder {parent}.")
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    try:
+        yield stage
+        made = not folder.exists()
+        folder.mkdir(exist_ok=True)
+        try:
+            for path in sorted(stage.iterdir()):
+                os.replace(path, folder / path.name)
+        except OSError:
+            if made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

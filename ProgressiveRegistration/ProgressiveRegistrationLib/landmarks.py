@@ -237,6 +237,23 @@ def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Lan
     return fixed.subset([i for i, _ in pairs]), moving.subset([j for _, j in pairs]), how
 
 
+def outside_notes(landmarks: Landmarks, image: sitk.Image | Grid, name: str) -> list[str]:
+    """A sentence about landmarks outside ``image``, or none; InputError when all of them are outside."""
+    grid = image if isinstance(image, Grid) else Grid.from_image(image)
+    outside = np.flatnonzero(~grid.contains(landmarks.points))
+    if not len(outside):
+        return []
+    if len(outside) == len(landmarks):
+        raise InputError(
+            f"All {len(landmarks)} landmarks of {landmarks.source} lie outside the {name}; "
+            "check that they belong to it and are in its frame (LPS or RAS, mm)."
+        )
+    names = ", ".join(landmarks.labels[i] for i in outside[:5]) + (", ..." if len(outside) > 5 else "")
+    return [
+        f"{len(outside)} of {len(landmarks)} landmarks of {landmarks.source} lie outside the {name}: {names}."
+    ]
+
+
 def _kind(path: Path) -> str:
     ending = path.suffix.lower().lstrip(".")
     if ending not in ("json", "fcsv", "csv", "txt", "pts"):
