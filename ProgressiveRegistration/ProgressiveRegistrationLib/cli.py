@@ -1,0 +1,425 @@
+"""The command line: ``progressive-registration register FIXED MOVING -o OUT`` and its companions.
+
+Results go to files, a summary (or ``--json``) to standard output, progress and errors to standard error.
+"""
+
+# Typer reads annotations at run time, also on Python 3.9.
+# ruff: noqa: UP006, UP035, UP045
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import Cancelled, InputError, ProgressiveRegistrationError
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 a fault in the program; 2 wrong usage of the command line; 3 an input cannot be used;
+4 no lung found; 5 model missing or damaged; 6 no such device; 7 results cannot be written; 130 cancelled.
+Whenever it is not 0, no result was written.
+"""
+
+app = typer.Typer(
+    name="progressive-registration",
+    help="Register lung CT in seconds, and know how good it is.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_typed: List[str] = []  # the arguments of this run
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+_out = Console(soft_wrap=True, highlight=False)
+
+FIXED = typer.Argument(..., help="Fixed CT: .nrrd, .mha, .nii.gz or a DICOM folder.", show_default=False)
+MOVING = typer.Argument(..., help="Moving CT.", show_default=False)
+TRANSFORM = typer.Argument(
+    ...,
+    help="Fixed -> moving: an ITK transform (.h5, .tfm, .txt) or displacement field (.nrrd, .nii.gz, .mha).",
+    show_default=False,
+)
+JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as report.json.")
+QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
+MODEL = typer.Option(None, help="A model's name (see `models`), or the path of its card.")
+DEVICE = typer.Option("auto", help="auto, cpu, cuda, cuda:1 or mps.")
+PRESET = typer.Option("balanced", help="fast: the network alone; balanced, accurate: refined for this pair.")
+LUNG_BOXES = typer.Option(
+    "own", help="own, shared (the paper's), or x0,y0,z0,x1,y1,z1 in LPS mm (12 numbers: fixed, moving)."
+)
+FIXED_LANDMARKS = typer.Option(None, help=".mrk.json, .fcsv, .csv, DIR-Lab .txt or POPI .pts.")
+MOVING_LANDMARKS = typer.Option(None, help="The same landmarks in the moving image.")
+FIXED_COLUMNS = typer.Option(None, help="Which points of a CSV with several sets: the columns' prefix.")
+MOVING_COLUMNS = typer.Option(None, help="The same for the moving landmarks.")
+EXCLUDE = typer.Option(None, "--exclude-landmark", help="Leave the landmark of this label out (repeatable).")
+FIXED_MASK = typer.Option(None, help="Lung mask of the fixed image, instead of finding the lungs.")
+MOVING_MASK = typer.Option(None, help="Lung mask of the moving image.")
+FIXED_SERIES = typer.Option(None, help="Series UID in the fixed DICOM folder.")
+MOVING_SERIES = typer.Option(None, help="Series UID in the moving DICOM folder.")
+REPORT = typer.Option(True, "--report/--no-report", help="Write report.html beside report.json.")
+
+
+def guarded(command):
+    """One sentence and an exit code for what a user can put right; a traceback for our own faults alone."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except ProgressiveRegistrationError as error:
+            _errors.print(f"[red]Error:[/red] {_plain(error)}" if error.exit_code != 130 else _plain(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _errors.print(str(Cancelled()))
+            raise typer.Exit(Cancelled.exit_code) from None
+        except MemoryError:
+            _errors.print(
+                "[red]Error:[/red] The machine's memory is too small for these images; nothing was written."
+            )
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@app.command(epilog=EXIT_CODES)
+@guarded
+def register(
+    fixed: Path = FIXED,
+    moving: Path = MOVING,
+    output: Path = typer.Option(..., "--output", "-o", help="Folder for the results.", show_default=False),
+    preset: str = PRESET,
+    fixed_landmarks: Optional[Path] = FIXED_LANDMARKS,
+    moving_landmarks: Optional[Path] = MOVING_LANDMARKS,
+    fixed_columns: Optional[str] = FIXED_COLUMNS,
+    moving_columns: Optional[str] = MOVING_COLUMNS,
+    exclude: Optional[List[str]] = EXCLUDE,
+    fixed_mask: Optional[Path] = FIXED_MASK,
+    moving_mask: Optional[Path] = MOVING_MASK,
+    moving_labels: Optional[Path] = typer.Option(None, help="Label map to warp with the moving image."),
+    model: Optional[str] = MODEL,
+    device: str = DEVICE,
+    lung_boxes: str = LUNG_BOXES,
+    series: Optional[str] = typer.Option(None, help="Series UID for both DICOM folders."),
+    fixed_series: Optional[str] = FIXED_SERIES,
+    moving_series: Optional[str] = MOVING_SERIES,
+    transform_format: Optional[List[str]] = typer.Option(
+        None, help=".h5 or .tfm (transform), .nrrd, .nii.gz or .mha (displacement field); repeatable. [.h5]"
+    ),
+    image_format: str = typer.Option(".nrrd", help=".nrrd, .nii.gz or .mha for warped images."),
+    inverse_consistency: bool = typer.Option(
+        False, "--inverse-consistency", help="Register the other way too, and measure how the two agree."
+    ),
+    report: bool = REPORT,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+) -> None:
+    """Register MOVING to FIXED and write the transform, the warped image and a report into a folder."""
+    from .jobs import Job, LandmarkFiles, parse_lung_boxes, register_files
+
+    job = Job(
+        fixed=fixed,
+        moving=moving,
+        output=output,
+        preset=preset,
+        model=model,
+        device=device,
+        lung_boxes=parse_lung_boxes(lung_boxes),
+        fixed_series=fixed_series or series,
+        moving_series=moving_series or series,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        landmarks=LandmarkFiles(
+            fixed_landmarks, moving_landmarks, fixed_columns, moving_columns, tuple(exclude or ())
+        ),
+        moving_labels=moving_labels,
+        transform_formats=tuple(_ending(e) for e in transform_format or [".h5"]),
+        image_format=_ending(image_format),
+        inverse_consistency=inverse_consistency,
+        report=report,
+        command=_command(),
+    )
+    with _progress(quiet) as progress:
+        result = register_files(job, progress=progress)
+    _show(result, as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+@guarded
+def evaluate(
+    transform: Path = typer.Argument(
+        ...,
+        help="Any ITK transform (.h5, .tfm, .txt) or displacement field (.nrrd, .nii.gz, .mha).",
+        show_default=False,
+    ),
+    fixed: Path = typer.Option(..., help="Fixed CT.", show_default=False),
+    moving: Optional[Path] = typer.Option(None, help="Moving CT; needed for the report's pictures."),
+    fixed_landmarks: Optional[Path] = FIXED_LANDMARKS,
+    moving_landmarks: Optional[Path] = MOVING_LANDMARKS,
+    fixed_columns: Optional[str] = FIXED_COLUMNS,
+    moving_columns: Optional[str] = MOVING_COLUMNS,
+    exclude: Optional[List[str]] = EXCLUDE,
+    fixed_mask: Optional[Path] = FIXED_MASK,
+    fixed_series: Optional[str] = FIXED_SERIES,
+    moving_series: Optional[str] = MOVING_SERIES,
+    inverse: Optional[Path] = typer.Option(
+        None, help="A transform moving -> fixed, for inverse consistency."
+    ),
+    output: Optional[Path] = typer.Option(
+        None, "--output", "-o", help="Folder for report.json and report.html."
+    ),
+    report: bool = REPORT,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+) -> None:
+    """Measure a transform that maps FIXED points to MOVING points, whichever program made it."""
+    from .jobs import LandmarkFiles, evaluate_files
+
+    with _progress(quiet) as progress:
+        result = evaluate_files(
+            transform,
+            fixed,
+            moving,
+            landmarks=LandmarkFiles(
+                fixed_landmarks, moving_landmarks, fixed_columns, moving_columns, tuple(exclude or ())
+            ),
+            fixed_series=fixed_series,
+            moving_series=moving_series,
+            fixed_mask=fixed_mask,
+            inverse=inverse,
+            output=output,
+            html=report,
+            command=_command(),
+            progress=progress,
+        )
+    _show(result, as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+@guarded
+def apply(
+    transform: Path = typer.Argument(
+        ..., help="Transform or displacement field, fixed -> moving.", show_default=False
+    ),
+    moving: Optional[Path] = typer.Option(None, help="Image to warp."),
+    reference: Optional[Path] = typer.Option(None, help="Image whose grid the result gets (the fixed one)."),
+    label: bool = typer.Option(False, "--label", help="MOVING is a label map: nearest neighbour."),
+    landmarks: Optional[Path] = typer.Option(
+        None, help="Fixed landmarks to carry to the moving image, instead."
+    ),
+    columns: Optional[str] = typer.Option(None, help="Which points of a CSV with several sets."),
+    output: Path = typer.Option(
+        ..., "--output", "-o", help="Image or landmark file to write.", show_default=False
+    ),
+) -> None:
+    """Warp an image, a label map or landmarks with a transform."""
+    from .images import read_image
+    from .jobs import apply_image, apply_points
+
+    if (moving is None) == (landmarks is None):
+        raise InputError("Give either --moving (with --reference) or --landmarks.")
+    if landmarks is not None:
+        image = None if reference is None else read_image(reference)
+        apply_points(transform, landmarks, output, image=image, columns=columns)
+    elif reference is None:
+        raise InputError("Give --reference, the image whose grid the result gets.")
+    else:
+        apply_image(transform, moving, reference, output, label=label)
+    _out.print(f"Wrote {_plain(output)}")
+
+
+@app.command(epilog=EXIT_CODES)
+@guarded
+def models(as_json: bool = JSON) -> None:
+    """List the trained models on this machine."""
+    from .model import available_models
+    from .report import plain
+
+    cards = [plain(card) for card in available_models()]
+    if as_json:
+        print(json.dumps(cards, indent=2, ensure_ascii=False))
+        return
+    if not cards:
+        _out.print("No model is installed.")
+        return
+    shown = ("name", "version", "width", "levels", "steps", "sha256")
+    table = Table(*shown, box=None, pad_edge=False)
+    for card in cards:
+        table.add_row(
+            *(str(card.get(key, ""))[:12] if key == "sha256" else str(card.get(key, "")) for key in shown)
+        )
+    _out.print(table)
+
+
+@app.command(epilog=EXIT_CODES)
+@guarded
+def phantom(
+    output: Path = typer.Option(
+        ..., "--output", "-o", help="Folder for the pair and its truth.", show_default=False
+    ),
+    seed: int = typer.Option(0, help="Another number, another chest."),
+    amplitude: float = typer.Option(20.0, help="Mean motion of the diaphragm, mm."),
+) -> None:
+    """Make up a breathing chest: two CTs, masks, landmarks and the exact field between them."""
+    from .files import staged_folder
+    from .phantom import breathing_thorax, write_pair
+
+    with staged_folder(output) as folder:
+        names = [path.name for path in write_pair(breathing_thorax(seed, amplitude=amplitude), folder)]
+    for name in names:
+        _out.print(_plain(output / name))
+
+
+@app.command(epilog=EXIT_CODES)
+@guarded
+def demo(
+    output: Path = typer.Option(Path("demo"), "--output", "-o", help="Folder for the results."),
+    preset: str = PRESET,
+    model: Optional[str] = MODEL,
+    device: str = DEVICE,
+    seed: int = typer.Option(0, help="Another number, another chest."),
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+) -> None:
+    """Register a made-up breathing chest, exhale and inhale, and write a report with its exact landmarks."""
+    from .files import staged_folder
+    from .jobs import Job, LandmarkFiles, register_files
+    from .phantom import breathing_thorax, write_pair
+
+    with _progress(quiet) as progress:
+        if progress is not None:
+            progress("phantom", 0.0, "making up a breathing chest")
+        was_missing = not output.exists()
+        with staged_folder(output) as folder:
+            names = [path.name for path in write_pair(breathing_thorax(seed), folder)]
+        job = Job(
+            fixed=output / "fixed.nrrd",
+            moving=output / "moving.nrrd",
+            output=output,
+            preset=preset,
+            model=model,
+            device=device,
+            landmarks=LandmarkFiles(output / "fixed.mrk.json", output / "moving.mrk.json"),
+            moving_labels=output / "moving_lungs.nrrd",
+            command=_command(),
+        )
+        try:
+            result = register_files(job, progress=progress)
+        except BaseException:
+            for name in names:
+                (output / name).unlink()
+            if was_missing:
+                output.rmdir()
+            raise
+    _show(result, as_json)
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Console entry point; returns the exit code."""
+    _typed[:] = sys.argv[1:] if arguments is None else arguments
+    # A batch system's polite kill is a cancellation too.
+    previous = None
+    try:
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread
+        pass
+    try:
+        app(args=list(_typed), prog_name="progressive-registration")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """A progress callback (stage, fraction of the whole, text) that draws a bar, or None."""
+    if quiet:
+        yield None
+        return
+    if not _errors.is_terminal:
+        seen = set()
+
+        def tell(stage: str, fraction: float, text: str) -> None:
+            if stage not in seen:  # a log file gets a line a stage, not a bar
+                seen.add(stage)
+                _errors.print(f"{100 * fraction:3.0f} %  {_plain(text)}")
+
+        yield tell
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=32), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=_errors, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda stage, fraction, text: bar.update(task, completed=fraction, description=_plain(text))
+
+
+def _show(report: dict, as_json: bool) -> None:
+    if as_json:
+        from .report import to_json
+
+        print(to_json(report), end="")
+        return
+    for note in report["notes"]:
+        _out.print(f"[yellow]Note:[/yellow] {_plain(note)}")
+    errors = report["tre_mm"]
+    if errors:
+        table = Table("TRE (mm)", box=None, pad_edge=False)
+        for column in ("mean", "sd", "median", "95 %", "max", "landmarks"):
+            table.add_column(column, justify="right")
+        rows = (("before", "before"), ("lung boxes aligned", "lung_boxes"), ("after", "after"))
+        for name, key in rows:
+            if key in errors:
+                e = errors[key]
+                numbers = [f"{e[k]:.2f}" for k in ("mean", "sd", "median", "p95", "max")]
+                table.add_row(name, *numbers, str(e["count"]))
+        _out.print(table)
+    folding = report["folding"]
+    lung = folding["lung_percent"]
+    lung = "not measured" if lung is None else f"{lung:.3g} %"
+    _out.print(f"Folding: lung {lung}, field of view {folding['field_of_view_percent']:.3g} %")
+    if report.get("inverse_consistency_mm"):
+        e = report["inverse_consistency_mm"]
+        _out.print(f"Inverse consistency: mean {e['mean']:.2f} mm, 95 % {e['p95']:.2f} mm")
+    if report["model"]["name"]:
+        _out.print(
+            f"{_plain(report['model']['name'])} {report['model']['version']}, preset {report['preset']}, "
+            f"lung boxes {report['lung_boxes']}, {report['device']}"
+        )
+    seconds = report["seconds"]
+    stages = ", ".join(f"{k.replace('_', ' ')} {v:.1f}" for k, v in seconds.items() if k != "total")
+    _out.print(f"{seconds['total']:.1f} s ({stages})")
+    for paths in report["outputs"].values():
+        for path in paths if isinstance(paths, list) else [paths]:
+            _out.print(_plain(path))
+
+
+def _plain(text: Any) -> str:
+    """Text in which rich sees no markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+def _ending(text: str) -> str:
+    return text if text.startswith(".") else f".{text}"
+
+
+def _command() -> str:
+    """The command line as typed, for the report."""
+    return shlex.join(["progressive-registration", *_typed])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,461 @@
+"""From files to files: register a pair, measure a transform, apply one. Command line and batch run these.
+
+What can be wrong with inputs or output folder is found before the registration starts; results appear in the
+output folder all at once, or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import Cancelled, InputError, NoLungError
+from .field import DisplacementField
+from .files import staged_folder
+from .geometry import Box
+from .images import read_image, write_image
+from .landmarks import Landmarks, match_landmarks, outside_notes, read_landmarks, write_landmarks
+from .lungs import find_lungs
+from .quality import Transform, map_points, quality_figures
+from .report import describe_image, draw, evaluation_report, protocol, registration_report, write_report
+
+Progress = Callable[[str, float, str], None]
+PRESETS = {"fast": None, "balanced": "balanced", "accurate": "accurate"}
+IMAGE_FORMATS = (".nrrd", ".nii.gz", ".mha")
+TRANSFORM_NAMES = {
+    ".h5": "transform.h5",
+    ".tfm": "transform.tfm",
+    ".nrrd": "displacement.nrrd",
+    ".nii.gz": "displacement.nii.gz",
+    ".mha": "displacement.mha",
+}
+
+
+@dataclass(frozen=True)
+class LandmarkFiles:
+    """Where a pair's landmarks are. ``*_columns`` choose a CSV's point sets; ``exclude``: labels to skip."""
+
+    fixed: Path | None = None
+    moving: Path | None = None
+    fixed_columns: str | None = None
+    moving_columns: str | None = None
+    exclude: tuple[str, ...] = ()
+
+    def read(self, fixed: sitk.Image, moving: sitk.Image | None) -> Pair:
+        """The landmarks in LPS mm, paired and checked against the images (``moving`` may be unknown)."""
+        if self.moving is not None and self.fixed is None:
+            raise InputError(f"{self.moving} was given without the fixed image's landmarks; give both files.")
+        if self.fixed is None:
+            return Pair()
+        left = read_landmarks(self.fixed, fixed, columns=self.fixed_columns)
+        notes, how, right = [], None, None
+        if self.moving is not None:
+            right = read_landmarks(self.moving, moving, columns=self.moving_columns)
+            if self.exclude:
+                left, right = left.without(self.exclude), right.without(self.exclude)
+            for landmarks in (left, right):
+                if landmarks.undefined:
+                    count = len(landmarks.undefined)
+                    notes.append(f"{landmarks.source}: {count} landmarks have no position and are left out.")
+            left, right, how = match_landmarks(left, right)
+            if moving is not None:
+                notes += outside_notes(right, moving, "moving image")
+        elif self.exclude:
+            left = left.without(self.exclude)
+        return Pair(left, right, how, notes + outside_notes(left, fixed, "fixed image"))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Paired landmarks; ``moving`` is None where only the fixed ones were given."""
+
+    fixed: Landmarks | None = None
+    moving: Landmarks | None = None
+    how: str | None = None
+    notes: tuple[str, ...] | list[str] = ()
+
+    def figures(self) -> dict:
+        """What ``quality_figures`` wants."""
+        if self.fixed is None or self.moving is None:
+            return {}
+        return {
+            "fixed_points": self.fixed.points,
+            "moving_points": self.moving.points,
+            "labels": self.fixed.labels,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One registration, files to files. ``output`` is a folder; see ``register_files`` for what it gets."""
+
+    fixed: Path
+    moving: Path
+    output: Path
+    preset: str = "balanced"
+    model: str | None = None
+    device: str = "auto"
+    lung_boxes: str | tuple[Box, Box] = "own"
+    fixed_series: str | None = None
+    moving_series: str | None = None
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    landmarks: LandmarkFiles = LandmarkFiles()
+    moving_labels: Path | None = None
+    transform_formats: tuple[str, ...] = (".h5",)
+    image_format: str = ".nrrd"
+    inverse_consistency: bool = False
+    report: bool = True
+    command: str | None = None
+
+    def check(self) -> None:
+        """InputError for an option that is not one."""
+        if self.preset not in PRESETS:
+            raise InputError(f"There is no preset {self.preset}; choose {', '.join(PRESETS)}.")
+        for ending in self.transform_formats:
+            if ending not in TRANSFORM_NAMES:
+                known = ", ".join(TRANSFORM_NAMES)
+                raise InputError(f"Transforms cannot be written as {ending}; choose {known}.")
+        if self.image_format not in IMAGE_FORMATS:
+            raise InputError(
+                f"Images cannot be written as {self.image_format}; choose {', '.join(IMAGE_FORMATS)}."
+            )
+
+
+class Clock:
+    """Seconds by stage, in the order in which the stages began."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str):
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def total(self) -> dict[str, float]:
+        """Stages and ``total``, rounded to ms."""
+        stages = {name: round(s, 3) for name, s in self.seconds.items()}
+        return {**stages, "total": round(time.perf_counter() - self.start, 3)}
+
+
+def register_files(
+    job: Job, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+) -> dict:
+    """Register and write; returns the report (the content of ``report.json``).
+
+    The folder gets the transform(s), ``warped.*`` (the moving image on the fixed grid, in its own type),
+    ``report.json``, and as asked for ``report.html``, ``warped_labels.*`` and, with fixed landmarks,
+    ``warped_landmarks.mrk.json`` (T(x) in the moving frame, with the TRE of each).
+
+    Raises
+    ------
+    ProgressiveRegistrationError : one sentence; then nothing was written.
+    """
+    from .registration import register
+
+    job.check()
+    clock = Clock()
+    tell = _Teller(progress, cancelled)
+    with staged_folder(job.output) as folder:
+        with clock.stage("reading"):
+            tell("reading", 0.0, "reading the images")
+            fixed = read_image(job.fixed, series=job.fixed_series)
+            moving = read_image(job.moving, series=job.moving_series)
+            masks = [_read_mask(path) for path in (job.fixed_mask, job.moving_mask)]
+            labels = None if job.moving_labels is None else _read_mask(job.moving_labels)
+            pair = job.landmarks.read(fixed, moving)
+        options = {"model": job.model, "device": job.device, "lung_boxes": job.lung_boxes}
+        options.update(refinement=PRESETS[job.preset], cancelled=tell.cancelled)
+        share = 0.4 if job.inverse_consistency else 0.8
+        result = register(
+            fixed,
+            moving,
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
+            progress=tell.part(0.05, 0.05 + share),
+            **options,
+        )
+        for stage, seconds in result.seconds.items():
+            if stage != "total":
+                clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
+        backward = None
+        if job.inverse_consistency:
+            with clock.stage("registering_back"):
+                options["model"] = getattr(result, "model", None) or job.model
+                if not isinstance(job.lung_boxes, str):
+                    options["lung_boxes"] = tuple(job.lung_boxes)[::-1]
+                backward = register(
+                    moving,
+                    fixed,
+                    fixed_mask=masks[1],
+                    moving_mask=masks[0],
+                    progress=tell.part(0.05 + share, 0.05 + 2 * share),
+                    **options,
+                ).field
+        with clock.stage("quality"):
+            tell("quality", 0.87, "measuring the transform")
+            figures = quality_figures(
+                result.field,
+                fixed,
+                lung_mask=result.fixed_lungs.mask,
+                backward=backward,
+                cancelled=tell.cancelled,
+                **pair.figures(),
+            )
+        outputs: dict[str, Any] = {}
+        with clock.stage("writing"):
+            tell("writing", 0.9, "warping and writing")
+            names = [TRANSFORM_NAMES[ending] for ending in dict.fromkeys(job.transform_formats)]
+            for name in names:
+                result.field.write(folder / name)
+            outputs["transform"] = names[0] if len(names) == 1 else names
+            outputs["warped"] = f"warped{job.image_format}"
+            write_image(result.field.warp_image(moving, fixed), folder / outputs["warped"])
+            if labels is not None:
+                outputs["warped_labels"] = f"warped_labels{job.image_format}"
+                warped = result.field.warp_image(labels, fixed, label=True)
+                write_image(warped, folder / outputs["warped_labels"])
+            if pair.fixed is not None:
+                outputs["warped_landmarks"] = "warped_landmarks.mrk.json"
+                errors = [row["after_mm"] for row in figures.get("landmarks", [])]
+                write_landmarks(
+                    pair.fixed.at(map_points(result.field, pair.fixed.points)),
+                    folder / outputs["warped_landmarks"],
+                    measurements={"TRE": errors} if errors else None,
+                )
+        report = registration_report(result, figures)
+        report["inputs"] = _inputs(fixed, job.fixed, moving, job.moving, pair, job.landmarks)
+        for name, path in (
+            ("fixed_mask", job.fixed_mask),
+            ("moving_mask", job.moving_mask),
+            ("moving_labels", job.moving_labels),
+        ):
+            if path is not None:
+                report["inputs"][name] = str(path)
+        report["notes"] += list(pair.notes)
+        report["command"] = job.command
+        scene = (fixed, moving, result.field, result.fixed_lungs.mask)
+        _finish(report, outputs, folder, job.output, scene, clock, tell, html=job.report)
+        return report
+
+
+def evaluate_files(
+    transform: Path,
+    fixed: Path,
+    moving: Path | None = None,
+    *,
+    landmarks: LandmarkFiles = LandmarkFiles(),
+    fixed_series: str | None = None,
+    moving_series: str | None = None,
+    fixed_mask: Path | None = None,
+    inverse: Path | None = None,
+    output: Path | None = None,
+    html: bool = True,
+    command: str | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict:
+    """The same figures for a transform from any program; with ``output`` also the report's files.
+
+    ``inverse``: a transform moving -> fixed, for inverse consistency. The page needs the moving image.
+    """
+    clock = Clock()
+    tell = _Teller(progress, cancelled)
+    with clock.stage("reading"):
+        tell("reading", 0.0, "reading the transform and the images")
+        mapping = read_transform(transform)
+        back = None if inverse is None else read_transform(inverse)
+        fixed_image = read_image(fixed, series=fixed_series)
+        moving_image = None if moving is None else read_image(moving, series=moving_series)
+        pair = landmarks.read(fixed_image, moving_image)
+        mask_image = None if fixed_mask is None else _read_mask(fixed_mask)
+    notes = list(pair.notes)
+    with clock.stage("lungs"):
+        tell("lungs", 0.3, "finding the fixed lungs")
+        mask = None
+        try:
+            mask = find_lungs(fixed_image, mask=mask_image, name=Path(fixed).name).mask
+        except NoLungError as error:
+            if fixed_mask is not None or back is not None:
+                raise
+            notes.append(f"{error} Figures inside the lung are left out.")
+    with clock.stage("quality"):
+        tell("quality", 0.5, "measuring the transform")
+        figures = quality_figures(
+            mapping, fixed_image, lung_mask=mask, backward=back, cancelled=tell.cancelled, **pair.figures()
+        )
+    report = evaluation_report(figures, transform=str(transform))
+    report["inputs"] = _inputs(fixed_image, fixed, moving_image, moving, pair, landmarks)
+    report["notes"] = notes
+    report["command"] = command
+    if output is None:
+        report["seconds"] = clock.total()
+        report["protocol"] = protocol(report)
+        return report
+    with staged_folder(output) as folder:
+        scene = (fixed_image, moving_image, mapping, mask)
+        _finish(report, {}, folder, output, scene, clock, tell, html=html and moving is not None)
+    return report
+
+
+def apply_image(
+    transform: Path,
+    moving: Path,
+    reference: Path,
+    output: Path,
+    *,
+    label: bool = False,
+    moving_series: str | None = None,
+    reference_series: str | None = None,
+) -> None:
+    """Warp an image (or a label map) onto a reference image's grid and write it."""
+    mapping = read_transform(transform)
+    image = _read_mask(moving) if label else read_image(moving, series=moving_series)
+    grid_of = read_image(reference, series=reference_series)
+    if isinstance(mapping, sitk.Transform):
+        interpolator = sitk.sitkNearestNeighbor if label else sitk.sitkLinear
+        default = 0.0 if label else _background(image)
+        warped = sitk.Resample(image, grid_of, mapping, interpolator, default)
+    else:
+        warped = mapping.warp_image(image, grid_of, label=label)
+    write_image(warped, output)
+
+
+def apply_points(
+    transform: Path,
+    landmarks: Path,
+    output: Path,
+    *,
+    image: sitk.Image | None = None,
+    columns: str | None = None,
+) -> None:
+    """Carry fixed landmarks to the moving image, T(x), and write them."""
+    mapping = read_transform(transform)
+    points = read_landmarks(landmarks, image, columns=columns)
+    write_landmarks(points.at(map_points(mapping, points.points)), output, image)
+
+
+def read_transform(path: str | Path) -> Transform:
+    """A displacement field, or any transform that ITK reads (affine, B-spline, composite).
+
+    Raises
+    ------
+    InputError : no such file, not a 3D ITK transform or displacement field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no transform file {path}.")
+    if path.name.lower().endswith((".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")):
+        return DisplacementField.read(path)
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path.name} cannot be read as an ITK transform (.h5, .tfm, .txt, .mat) or displacement field "
+            "(.nrrd, .nii.gz, .mha)."
+        ) from error
+    if transform.GetDimension() != 3:
+        raise InputError(f"{path.name} is a {transform.GetDimension()}D transform; a 3D one is needed.")
+    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
+        return DisplacementField.read(path)
+    return transform
+
+
+def parse_lung_boxes(text: str) -> str | tuple[Box, Box]:
+    """``own``, ``shared``, or x0,y0,z0,x1,y1,z1 (LPS mm) for both images, or twelve: fixed, moving."""
+    if text in ("own", "shared"):
+        return text
+    try:
+        numbers = [float(v) for v in text.replace(";", ",").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (6, 12):
+        raise InputError(
+            f"Lung boxes {text} cannot be used; give own, shared, or x0,y0,z0,x1,y1,z1 in LPS mm "
+            "(twelve numbers: fixed box, moving box)."
+        )
+    corners = [tuple(numbers[i : i + 3]) for i in range(0, len(numbers), 3)]
+    boxes = [Box(*corners[i : i + 2]) for i in range(0, len(corners), 2)]
+    return boxes[0], boxes[-1]
+
+
+class _Teller:
+    """Progress of the whole job, and a place to stop."""
+
+    def __init__(self, progress: Progress | None, cancelled: Callable[[], bool] | None) -> None:
+        self.progress = progress
+        self.cancelled = cancelled
+
+    def __call__(self, stage: str, fraction: float, text: str) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled()
+        if self.progress is not None:
+            self.progress(stage, fraction, text)
+
+    def part(self, first: float, last: float) -> Progress:
+        """Progress for a step that counts 0..1 by itself."""
+
+        def tell(stage: str, fraction: float, text: str) -> None:
+            if self.progress is not None:
+                self.progress(stage, first + (last - first) * fraction, text)
+
+        return tell
+
+
+def _finish(
+    report: dict, outputs: dict, folder: Path, final: Path, scene, clock, tell, *, html: bool
+) -> None:
+    """Complete the report and write it into ``folder``, whose files will be in ``final``."""
+    fixed, moving, mapping, mask = scene
+    drawn = None
+    if html:
+        with clock.stage("pictures"):
+            tell("pictures", 0.95, "drawing the report")
+            drawn = draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"])
+        outputs["html"] = "report.html"
+    outputs["report"] = "report.json"
+    final = Path(final).absolute()
+
+    def place(name):
+        return [str(final / n) for n in name] if isinstance(name, list) else str(final / name)
+
+    report["outputs"] = {key: place(name) for key, name in outputs.items()}
+    report["seconds"] = clock.total()
+    report["protocol"] = protocol(report)
+    write_report(report, folder, drawn)
+    tell("done", 1.0, "done")
+
+
+def _inputs(fixed, fixed_path, moving, moving_path, pair: Pair, files: LandmarkFiles) -> dict:
+    out: dict[str, Any] = {"fixed": describe_image(fixed, fixed_path)}
+    if moving is not None:
+        out["moving"] = describe_image(moving, moving_path)
+    for name, path in (("fixed_landmarks", files.fixed), ("moving_landmarks", files.moving)):
+        if path is not None:
+            out[name] = str(path)
+    if files.exclude:
+        out["excluded_landmarks"] = list(files.exclude)
+    if pair.how:
+        out["landmark_pairing"] = pair.how
+    return out
+
+
+def _read_mask(path: Path) -> sitk.Image:
+    return read_image(path)
+
+
+def _background(image: sitk.Image) -> float:
+    """What to show where the moving image has nothing: its smallest value (air)."""
+    return float(np.min(sitk.GetArrayViewFromImage(image)))
