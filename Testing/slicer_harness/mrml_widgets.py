@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 import vtk
 from PySide6 import QtWidgets
-from PySide6.QtCore import Property, Signal
+from PySide6.QtCore import Property, QObject, Signal
 
 from .pythonqt import wrap
 
@@ -20,7 +20,7 @@ class qMRMLWidget(_QWidget):
     def setMRMLScene(self, scene):
         self._scene = scene
         for child in QtWidgets.QWidget.findChildren(self, QtWidgets.QWidget):
-            if child.objectName() in self._scene_receivers:
+            if QObject.objectName(child) in self._scene_receivers:
                 child.setMRMLScene(scene)
         self.mrmlSceneChanged.emit(scene)
 

@@ -1,0 +1,134 @@
+"""Folding figures and the engine's report for any transform node, from this module or another one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ProgressiveRegistrationLib import mrml
+from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputError
+from ProgressiveRegistrationLib.geometry import Box, Grid
+
+from .i18n import _
+
+SAMPLING_MM = 3.0  # lattice on which a transform from another module is sampled
+
+
+class Measurement:
+    """Measure a transform and, with a folder, write ``report.json`` and ``report.html`` there.
+
+    Made on the main thread; ``compute`` may run in any thread.
+
+    Parameters
+    ----------
+    transform : the transform node; fixed, moving : the volume nodes.
+    result : the ``SceneResult`` that made the transform, if it was made here: its exact field and lungs are
+    then used. errors : ``LandmarkErrors`` of the pair, or None. region, segment : where the fixed lungs are,
+    if the user said so.
+    """
+
+    def __init__(
+        self, transform, fixed, moving, *, result=None, errors=None, region=None, segment=""
+    ) -> None:
+        if transform is None:
+            raise InputError(_("Select a transform to measure."))
+        if fixed is None or moving is None:
+            raise InputError(_("Select the fixed and the moving volume that the transform aligns."))
+        self._name = transform.GetName()
+        self._names = fixed.GetName(), moving.GetName()
+        self._fixed = mrml.image_from_volume(fixed)
+        self._moving = mrml.image_from_volume(moving)
+        self._errors = errors
+        self._registration = result.registration if result is not None else None
+        self._lungs = None
+        if self._registration is not None:
+            self._field = self._registration.field
+            self._lungs = self._registration.fixed_lungs
+        else:
+            box = Box.around(Grid.from_image(self._fixed).corners())
+            size = [max(2, round(extent / SAMPLING_MM)) for extent in box.extent]
+            self._field = mrml.field_from_transform(transform, box.grid(size))
+        self._mask = None if region is None else mrml.mask_from_node(region, segment)
+
+    def compute(
+        self, folder=None, progress: Callable | None = None, cancelled: Callable | None = None
+    ) -> dict:
+        """The report as a dictionary; written into ``folder`` when there is one.
+
+        Raises
+        ------
+        OutputError : the folder is missing or cannot be written.
+        """
+        from ProgressiveRegistrationLib import report as reports
+        from ProgressiveRegistrationLib.lungs import find_lungs
+        from ProgressiveRegistrationLib.quality import quality_figures
+
+        if folder is not None and not Path(folder).is_dir():
+            raise OutputError(f"The report cannot be written: there is no folder {folder}.")
+        tell = progress or (lambda *_: None)
+        began = time.monotonic()
+        notes = []
+        tell("lungs", 0.05, "finding the lungs")
+        mask = self._lungs.mask if self._lungs is not None else None
+        if mask is None:
+            try:
+                mask = find_lungs(self._fixed, mask=self._mask, name=self._names[0]).mask
+            except NoLungError as error:
+                notes.append(f"{error} Figures inside the lung are left out.")
+        tell("quality", 0.2, "measuring the transform")
+        points = {}
+        if self._errors is not None:
+            points = {
+                "fixed_points": self._errors.fixed,
+                "moving_points": self._errors.moving,
+                "labels": self._errors.labels,
+            }
+        figures = quality_figures(self._field, self._fixed, lung_mask=mask, cancelled=cancelled, **points)
+        if self._registration is not None:
+            report = reports.registration_report(self._registration, figures)
+        else:
+            report = reports.evaluation_report(
+                figures, transform=self._name, seconds=time.monotonic() - began
+            )
+        report["inputs"] = {
+            "fixed": reports.describe_image(self._fixed, self._names[0]),
+            "moving": reports.describe_image(self._moving, self._names[1]),
+        }
+        report["notes"] = [*report.get("notes", []), *notes]
+        report["command"] = None
+        report["protocol"] = reports.protocol(report)
+        if folder is not None:
+            tell("pictures", 0.6, "drawing the report")
+            drawn = reports.draw(
+                self._field, self._fixed, self._moving, lung_mask=mask, landmarks=report["landmarks"]
+            )
+            tell("writing", 0.95, "writing the report")
+            report["outputs"] = {name: str(Path(folder) / f"report.{name}") for name in ("html", "json")}
+            reports.write_report(report, folder, drawn)
+        tell("done", 1.0, "done")
+        return report
+
+
+def folding_text(figures: dict) -> str:
+    """The figures of ``quality.folding`` as one paragraph."""
+    folding = figures.get("folding") or {}
+    lines = []
+    for key, where in (("lung", _("inside the lungs")), ("field_of_view", _("in the field of view"))):
+        spread, percent = folding.get(key), folding.get(f"{key}_percent")
+        if spread is None or percent is None:
+            continue
+        lines.append(
+            _(
+                "Folding {where}: {percent:.3f} % of voxels. "
+                "Jacobian {mean:.2f} ± {sd:.2f}, from {low:.2f} to {high:.2f}."
+            ).format(
+                where=where,
+                percent=percent,
+                mean=spread["mean"],
+                sd=spread["sd"],
+                low=spread["min"],
+                high=spread["max"],
+            )
+        )
+    return "<br>".join(lines)

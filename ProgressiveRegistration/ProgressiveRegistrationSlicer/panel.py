@@ -1,0 +1,411 @@
+"""The module's panel: what the user sees, tied to the parameter node, the logic and the slice views."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import slicer
+import vtk
+from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
+
+from . import installer, options
+from .background import BackgroundTask, remaining_text
+from .fusion_view import FusionView
+from .i18n import _
+from .measuring import folding_text
+from .options import OptionList, load_torch
+from .parameter_node import FusionMode
+from .readiness import obstacle
+from .tre_panel import TrePanel, add_model_node, add_table_node
+
+
+class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The module's panel; ``makeLogic`` gives the logic that does the work."""
+
+    def __init__(self, parent=None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._guiTag = None
+        self._task = None
+        self._results = []
+        self._watched = ()
+
+    def makeLogic(self):
+        raise NotImplementedError
+
+    # ---- the panel's life
+
+    def setup(self) -> None:
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath("UI/ProgressiveRegistration.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.logic = self.makeLogic()
+        self.fusion = FusionView()
+        self.tre = TrePanel(self.ui.treSummaryLabel, self.ui.treTable)
+        self._models = OptionList(self.ui.modelComboBox, lambda name: self._setParameter("modelName", name))
+        self._devices = OptionList(self.ui.deviceComboBox, lambda name: self._setParameter("device", name))
+        self._segments = {
+            name: OptionList(combo, lambda s, name=name: self._setParameter(f"{name}Segment", s))
+            for name, combo in (
+                ("fixed", self.ui.fixedSegmentComboBox),
+                ("moving", self.ui.movingSegmentComboBox),
+            )
+        }
+        for node, event, method in (
+            (slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
+            (slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
+            (slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport),
+            (slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved),
+        ):
+            self.addObserver(node, event, method)
+        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
+        self.ui.tableButton.connect("clicked(bool)", self.onTableButton)
+        self.ui.vectorsButton.connect("clicked(bool)", self.onVectorsButton)
+        self.ui.measureButton.connect("clicked(bool)", self.onMeasureButton)
+        self.ui.reportButton.connect("clicked(bool)", self.onReportButton)
+        self.ui.optionsCollapsibleButton.connect("contentsCollapsed(bool)", self.onOptionsCollapsed)
+        self.ui.progressFrame.hide()
+        self._showMessage("")
+        self._showQuality("")
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        self._abandon()
+        self.fusion.restore()
+        self.tre.close()
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self) -> None:
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        if self._parameterNode is not None and self._guiTag is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self._guiTag = None
+
+    def onReload(self) -> None:
+        """Reload the helpers with the module (developer mode)."""
+        for name in list(sys.modules):
+            if name.split(".")[0] in ("ProgressiveRegistrationLib", "ProgressiveRegistrationSlicer"):
+                del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller=None, event=None) -> None:
+        self._abandon()
+        self._results.clear()
+        self.fusion.forget()
+        self.tre.close()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller=None, event=None) -> None:
+        self._showMessage("")
+        self._showQuality("")
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller=None, event=None) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node) -> None:
+        """A node that is shown somewhere was deleted: forget it before it is used again."""
+        p = self._parameterNode
+        if p is None:
+            return
+        if node in (p.fixedVolume, p.movingVolume) and self.fusion.mode is not FusionMode.OFF:
+            self.fusion.restore()
+            p.fusionMode = FusionMode.OFF
+        for name in p.allParameters:
+            if getattr(p, name) is node:
+                setattr(p, name, None)
+
+    # ---- parameters
+
+    def initializeParameterNode(self) -> None:
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, parameters) -> None:
+        if self._parameterNode is not None:
+            if self._guiTag is not None:
+                self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+        self._parameterNode, self._guiTag = parameters, None
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self.ui)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+        self.update()
+
+    def _setParameter(self, name: str, value) -> None:
+        if self._parameterNode is not None:
+            setattr(self._parameterNode, name, value)
+
+    def update(self, caller=None, event=None) -> None:
+        """Make the panel show the parameters and what can be done with them."""
+        p = self._parameterNode
+        self._watchVolumes()
+        self._updateApplyButton()
+        self.ui.undoButton.enabled = bool(self._results) and self._task is None
+        if p is None:
+            return
+        self._updateOptions()
+        self.tre.table_node, self.tre.model_node = p.errorTable, p.errorModel
+        self.tre.set_nodes(p.fixedLandmarks, p.movingLandmarks, p.evaluatedTransform)
+        measurable = (
+            p.evaluatedTransform is not None and p.fixedVolume is not None and p.movingVolume is not None
+        )
+        for button in (self.ui.measureButton, self.ui.reportButton):
+            button.enabled = measurable and self._task is None
+        self._updateFusion()
+
+    def _watchVolumes(self) -> None:
+        """A volume that gets voxels or another parent may become usable, or stop being so."""
+        p = self._parameterNode
+        volumes = () if p is None else tuple(v for v in (p.fixedVolume, p.movingVolume) if v is not None)
+        if volumes == self._watched:
+            return
+        events = (
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+        )
+        self.removeObservers(self._volumeChanged)
+        self._watched = volumes
+        for volume in dict.fromkeys(volumes):
+            for event in events:
+                self.addObserver(volume, event, self._volumeChanged)
+
+    def _volumeChanged(self, caller=None, event=None) -> None:
+        self._updateApplyButton()
+
+    def _updateApplyButton(self) -> None:
+        button = self.ui.applyButton
+        if self._task is not None:
+            button.text, button.toolTip, button.enabled = (
+                _("Cancel"),
+                _("Stop; the scene stays as it is."),
+                True,
+            )
+            return
+        text, sentence = obstacle(self._parameterNode)
+        button.text = text or _("Register")
+        button.toolTip = sentence or _("Align the moving volume to the fixed one.")
+        button.enabled = not text
+
+    def _updateOptions(self) -> None:
+        p = self._parameterNode
+        if not self.ui.optionsCollapsibleButton.collapsed:
+            self._models.fill(options.model_entries(), p.modelName)
+            self._devices.fill(options.device_entries(), p.device)
+            cards = options.models()
+            chosen = next((c for c in cards if c.name == p.modelName), cards[0] if cards else None)
+            self.ui.modelCardLabel.text = options.card_text(chosen) if chosen is not None else ""
+        for name, combo in (
+            ("fixed", self.ui.fixedSegmentComboBox),
+            ("moving", self.ui.movingSegmentComboBox),
+        ):
+            entries = options.segment_entries(getattr(p, f"{name}Region"))
+            combo.setVisible(bool(entries))
+            if entries:
+                self._segments[name].fill(entries, getattr(p, f"{name}Segment"))
+
+    def onOptionsCollapsed(self, collapsed) -> None:
+        if not collapsed and self._parameterNode is not None:
+            load_torch()  # so that the graphics cards can be listed
+            self._updateOptions()
+
+    def _updateFusion(self) -> None:
+        p = self._parameterNode
+        self.ui.opacitySlider.enabled = p.fusionMode is FusionMode.OVERLAY
+        shown = (p.fusionMode, p.fixedVolume, p.movingVolume)
+        if shown != getattr(self, "_fused", None):
+            self._fused = shown
+            self.fusion.show(*shown, p.fusionOpacity)
+        self.fusion.set_opacity(p.fusionOpacity)
+
+    # ---- running
+
+    def _options(self) -> dict:
+        p = self._parameterNode
+        return {
+            "transform": (p.outputTransform or True) if p.wantTransform else None,
+            "warped": (p.warpedVolume or True) if p.wantWarped else None,
+            "jacobian": (p.jacobianVolume or True) if p.wantJacobian else None,
+            "fixed_region": p.fixedRegion,
+            "moving_region": p.movingRegion,
+            "fixed_segment": p.fixedSegment,
+            "moving_segment": p.movingSegment,
+            "preset": p.preset.value,
+            "model": p.modelName,
+            "device": p.device,
+            "lung_boxes": p.lungBoxes.value,
+            "moving_landmarks": [p.movingLandmarks],
+        }
+
+    def onApplyButton(self, clicked=None) -> None:
+        """Start, or cancel what is running."""
+        if self._task is not None:
+            self._task.cancel()
+            self.ui.stageLabel.text = _("Cancelling...")
+            return
+        p = self._parameterNode
+        with self._errorsShown():
+            if self.logic._register is None:
+                installer.ensure()
+            session = self.logic.session(p.fixedVolume, p.movingVolume, **self._options())
+            self._start(session.compute, lambda computed: self._registered(session, computed))
+
+    def _registered(self, session, computed) -> None:
+        p = self._parameterNode
+        with self._errorsShown():
+            result = session.finish(computed)
+            self._results.append(result)
+            if result.transform is not None:
+                p.evaluatedTransform = result.transform
+                self._fused = None  # what is shown moved: draw a checkerboard again
+                p.fusionMode = FusionMode.OVERLAY if p.fusionMode is FusionMode.OFF else p.fusionMode
+            self._showQuality(folding_text(result.figures))
+            seconds = result.registration.seconds.get("total", 0.0)
+            made = _("Registered in {seconds:.1f} s on {device}.").format(
+                seconds=seconds, device=result.registration.device
+            )
+            self._showMessage(" ".join([made, *result.notes]))
+        self.update()
+
+    def _start(self, work, on_done) -> None:
+        self._task = BackgroundTask(
+            work,
+            on_done=lambda value: self._ended(on_done, value),
+            on_failed=lambda error: self._ended(self._failed, error),
+            on_cancelled=lambda: self._ended(
+                lambda _value: self._showMessage(_("Cancelled; the scene is as it was.")), None
+            ),
+            on_progress=self._showProgress,
+        )
+        self._started = time.monotonic()
+        self._showMessage("")
+        self.ui.progressBar.value = 0
+        self.ui.stageLabel.text = _("Starting...")
+        self.ui.progressFrame.show()
+        self._task.start()
+        self.update()
+
+    def _ended(self, then, value) -> None:
+        self._task = None
+        self.ui.progressFrame.hide()
+        then(value)
+        self.update()
+
+    def _failed(self, error) -> None:
+        if not isinstance(error, ProgressiveRegistrationError):
+            logging.error("Progressive Registration failed", exc_info=error)
+        self._showMessage(str(error) or type(error).__name__, problem=True)
+
+    def _abandon(self) -> None:
+        """Let go of a running computation without another word: the scene it belongs to is going away."""
+        if self._task is not None:
+            self._task.abandon()
+            self._task = None
+            self.ui.progressFrame.hide()
+
+    def _showProgress(self, stage: str, fraction: float, text: str) -> None:
+        self.ui.progressBar.value = round(100 * fraction)
+        left = remaining_text(fraction, time.monotonic() - self._started)
+        self.ui.stageLabel.text = f"{text[:1].upper()}{text[1:]}" + (f", {left}" if left else "")
+
+    def _showMessage(self, text: str, problem: bool = False) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.setStyleSheet("color: #c62828" if problem else "")
+        self.ui.messageLabel.setVisible(bool(text))
+
+    def _showQuality(self, text: str) -> None:
+        self.ui.qualityLabel.text = text
+        self.ui.qualityLabel.setVisible(bool(text))
+
+    def _errorsShown(self):
+        """``with`` this, errors are shown in the panel; those that are not the user's are logged as well."""
+        return _ErrorsShown(self._failed)
+
+    # ---- after it
+
+    def onUndoButton(self, clicked=None) -> None:
+        if self._results:
+            self.fusion.restore()
+            self._parameterNode.fusionMode = FusionMode.OFF
+            self._results.pop().undo()
+            self._showQuality("")
+            self._showMessage(_("The registration was undone."))
+        self.update()
+
+    def onTableButton(self, clicked=None) -> None:
+        if self.tre.errors is not None and self._parameterNode.errorTable is None:
+            self._parameterNode.errorTable = add_table_node(self.tre.errors)
+            self._showMessage(
+                _("{name} follows the landmarks; save it as .tsv or .csv with Save.").format(
+                    name=self._parameterNode.errorTable.GetName()
+                )
+            )
+
+    def onVectorsButton(self, clicked=None) -> None:
+        p = self._parameterNode
+        if p.errorModel is not None:
+            slicer.mrmlScene.RemoveNode(p.errorModel)
+        elif self.tre.errors is not None:
+            p.errorModel = add_model_node(self.tre.errors, self.tre.scale)
+
+    def _measurement(self):
+        p = self._parameterNode
+        result = next((r for r in self._results if r.transform is p.evaluatedTransform), None)
+        return self.logic.measurement(
+            p.evaluatedTransform,
+            p.fixedVolume,
+            p.movingVolume,
+            result=result,
+            errors=self.tre.errors,
+            region=p.fixedRegion,
+            segment=p.fixedSegment,
+        )
+
+    def onMeasureButton(self, clicked=None) -> None:
+        def show(report):
+            self._showQuality(folding_text(report))
+            self._showMessage(" ".join(report["notes"]))
+
+        with self._errorsShown():
+            measurement = self._measurement()
+            self._start(lambda progress, cancelled: measurement.compute(None, progress, cancelled), show)
+
+    def onReportButton(self, clicked=None) -> None:
+        folder = self.ui.reportFolder.currentPath
+
+        def show(report):
+            self._showMessage(_("The report is in {path}.").format(path=report["outputs"]["html"]))
+
+        with self._errorsShown():
+            if not folder:
+                raise ProgressiveRegistrationError(_("Choose a folder for the report."))
+            measurement = self._measurement()
+            self._start(lambda progress, cancelled: measurement.compute(folder, progress, cancelled), show)
+
+
+class _ErrorsShown:
+    def __init__(self, show) -> None:
+        self._show = show
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._show(error)
+        return True

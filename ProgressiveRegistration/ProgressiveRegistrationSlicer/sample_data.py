@@ -1,0 +1,66 @@
+"""The breathing thorax in Sample Data: made on this computer, nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import slicer
+from ProgressiveRegistrationLib import mrml, mrml_landmarks
+
+CATEGORY = "Progressive Registration"
+NAME = "BreathingThorax"
+ICONS = Path(__file__).resolve().parents[1] / "Resources" / "Icons"
+
+
+def register() -> None:
+    """Add the phantom to the Sample Data module."""
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category=CATEGORY,
+        sampleName=NAME,
+        thumbnailFileName=str(ICONS / f"{NAME}.png"),
+        uris=["", ""],  # nothing to download: customDownloader makes the data
+        fileNames=["exhale.nrrd", "inhale.nrrd"],
+        nodeNames=["Thorax exhale", "Thorax inhale"],
+        customDownloader=load,
+    )
+
+
+def load(source=None, **options) -> list:
+    """Put the pair with its landmarks into the scene; ``options`` go to ``breathing_thorax``.
+
+    Returns the nodes: fixed (exhale) and moving (inhale) volume, fixed and moving landmarks.
+    """
+    from ProgressiveRegistrationLib.phantom import breathing_thorax
+
+    options.setdefault("landmarks", 40)
+    pair = breathing_thorax(**options)
+    nodes = []
+    for name, image in (("Thorax exhale", pair.fixed), ("Thorax inhale", pair.moving)):
+        node = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name)
+        )
+        mrml.update_volume(node, image)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevel(1600.0, -450.0)
+        nodes.append(node)
+    lists = (
+        ("Thorax exhale landmarks", pair.fixed_landmarks, (1.0, 0.6, 0.2)),
+        ("Thorax inhale landmarks", pair.moving_landmarks, (0.2, 0.6, 1.0)),
+    )
+    for name, landmarks, colour in lists:
+        node = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLMarkupsFiducialNode", slicer.mrmlScene.GenerateUniqueName(name)
+        )
+        mrml_landmarks.landmarks_to_node(landmarks, node)
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSelectedColor(*colour)
+        display.SetPointLabelsVisibility(False)
+        nodes.append(node)
+    slicer.util.setSliceViewerLayers(background=nodes[0], foreground=nodes[1], foregroundOpacity=0.0)
+    if slicer.app.layoutManager() is not None:
+        slicer.util.resetSliceViews()
+    return nodes

@@ -1,0 +1,359 @@
+"""One registration of a scene's nodes in three steps: read the scene, compute, change the scene.
+
+Only ``SceneRegistration.compute`` may run off the main thread; it touches no node. Until ``finish`` the scene
+is as it was, so cancelling is doing nothing; what ``finish`` did, ``SceneResult.undo`` takes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import slicer
+from ProgressiveRegistrationLib import mrml
+from ProgressiveRegistrationLib.errors import InputError, NoLungError
+
+PRESETS = {"fast": None, "balanced": "balanced", "accurate": "accurate"}
+
+
+@dataclass
+class SceneResult:
+    """What a registration left in the scene, and what is known about it.
+
+    Attributes
+    ----------
+    transform, warped, jacobian : nodes, or None where that output was not asked for.
+    registration : the engine's ``Registration``.
+    figures : the engine's quality figures (without landmarks).
+    notes : sentences for the user.
+    """
+
+    transform: Any = None
+    warped: Any = None
+    jacobian: Any = None
+    registration: Any = None
+    figures: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _undo: list[Callable] = field(default_factory=list, repr=False)
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._undo)
+
+    def undo(self) -> None:
+        """Put the scene back: nodes that were added go, nodes that were changed get back what they held."""
+        while self._undo:
+            self._undo.pop()()
+
+
+class SceneRegistration:
+    """A pair of volume nodes to register.
+
+    Parameters
+    ----------
+    fixed, moving : scalar volume nodes; linear parents are part of their geometry.
+    transform, warped, jacobian : True for a new node, a node to be overwritten, or None/False for not wanted.
+    fixed_region, moving_region : segmentation, label map or ROI node that says where the lungs are;
+    ``*_segment`` the
+        ID of one segment.
+    preset : "fast", "balanced" or "accurate".
+    model, device, lung_boxes : see the engine's ``register``.
+    moving_landmarks : point lists that go under the transform with the moving volume.
+    place : put the moving volume and landmarks under the transform?
+    register : replaces the engine's function in tests.
+
+    Raises
+    ------
+    InputError : a node cannot be used; the sentence says which and what to do.
+    """
+
+    def __init__(
+        self,
+        fixed,
+        moving,
+        *,
+        transform=True,
+        warped=None,
+        jacobian=None,
+        fixed_region=None,
+        moving_region=None,
+        fixed_segment: str = "",
+        moving_segment: str = "",
+        preset: str = "balanced",
+        model=None,
+        device: str = "auto",
+        lung_boxes="own",
+        moving_landmarks=(),
+        place: bool = True,
+        register: Callable | None = None,
+    ) -> None:
+        check_pair(fixed, moving)
+        if preset not in PRESETS:
+            raise InputError(f"There is no preset {preset}: choose one of {', '.join(PRESETS)}.")
+        outputs = {"transform": transform, "warped": warped, "jacobian": jacobian}
+        self._outputs = {
+            name: node for name, node in outputs.items() if node is not None and node is not False
+        }
+        if not self._outputs:
+            raise InputError(
+                "Nothing would be kept: ask for a transform, a registered volume or a Jacobian volume."
+            )
+        for node in self._outputs.values():
+            if node is fixed or node is moving:
+                raise InputError(f"{node.GetName()} is an input: choose another node for the output.")
+        self.fixed_id, self.moving_id = fixed.GetID(), moving.GetID()
+        self._names = fixed.GetName(), moving.GetName()
+        self._landmark_ids = [node.GetID() for node in moving_landmarks if node is not None]
+        self._place = place
+        self._register = register
+        self._options = {
+            "model": model or None,
+            "device": device,
+            "lung_boxes": lung_boxes,
+            "refinement": PRESETS[preset],
+        }
+        self._dense = None
+        if transform not in (True, None, False):
+            if transform.IsA("vtkMRMLLinearTransformNode") or transform.IsA("vtkMRMLBSplineTransformNode"):
+                raise InputError(
+                    f"{transform.GetName()} cannot hold a displacement field: choose a grid transform."
+                )
+            self._dense = True if transform.IsA("vtkMRMLGridTransformNode") else None
+        self._fixed = mrml.image_from_volume(fixed)
+        self._moving = mrml.image_from_volume(moving)
+        self._regions = [
+            None if node is None else (mrml.mask_from_node(node, segment), node.IsA("vtkMRMLMarkupsROINode"))
+            for node, segment in ((fixed_region, fixed_segment), (moving_region, moving_segment))
+        ]
+
+    def compute(self, progress: Callable | None = None, cancelled: Callable | None = None) -> dict:
+        """What takes time; in any thread. ``progress(stage, fraction, text)``, ``cancelled() -> bool``."""
+        tell = progress or (lambda *_: None)
+        register = self._register
+        if register is None:
+            tell("loading", 0.0, "loading PyTorch and the network")
+            from ProgressiveRegistrationLib.registration import register
+        from ProgressiveRegistrationLib.errors import Cancelled
+        from ProgressiveRegistrationLib.geometry import Grid
+        from ProgressiveRegistrationLib.quality import quality_figures
+
+        def stop_if_asked():
+            if cancelled is not None and cancelled():
+                raise Cancelled()
+
+        masks = [
+            None if region is None else _lung_mask(region, image)
+            for region, image in zip(self._regions, (self._fixed, self._moving))
+        ]
+        registration = register(
+            self._fixed,
+            self._moving,
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
+            progress=lambda stage, fraction, text: tell(stage, 0.85 * fraction, text),
+            cancelled=cancelled,
+            **self._options,
+        )
+        stop_if_asked()
+        out = {"registration": registration}
+        if "transform" in self._outputs:
+            tell("transform", 0.86, "preparing the transform")
+            out["transform"] = mrml.transform_data(
+                registration.field, Grid.from_image(self._fixed), dense=self._dense
+            )
+        if "warped" in self._outputs:
+            stop_if_asked()
+            tell("warping", 0.88, "warping the moving volume")
+            out["warped"] = registration.field.warp_image(self._moving, self._fixed)
+        if "jacobian" in self._outputs:
+            stop_if_asked()
+            tell("jacobian", 0.91, "computing the Jacobian determinant")
+            field = registration.field
+            out["jacobian"] = field.grid.image(field.jacobian_determinant())
+        stop_if_asked()
+        tell("quality", 0.93, "measuring the transform")
+        lungs = registration.fixed_lungs
+        out["figures"] = quality_figures(
+            registration.field,
+            self._fixed,
+            lung_mask=lungs.mask if lungs is not None else None,
+            cancelled=cancelled,
+        )
+        tell("done", 1.0, "done")
+        return out
+
+    def finish(self, computed: dict) -> SceneResult:
+        """Put the computed results into the scene; on the main thread.
+
+        Raises
+        ------
+        InputError : a volume was deleted meanwhile; then nothing was changed.
+        """
+        scene = slicer.mrmlScene
+        fixed, moving = scene.GetNodeByID(self.fixed_id), scene.GetNodeByID(self.moving_id)
+        for node, name in zip((fixed, moving), self._names):
+            if node is None:
+                raise InputError(f"{name} was deleted while it was being registered; nothing was changed.")
+        registration = computed["registration"]
+        result = SceneResult(
+            registration=registration, figures=computed["figures"], notes=list(registration.notes)
+        )
+        try:
+            self._finish(computed, fixed, moving, result)
+        except BaseException:
+            result.undo()
+            raise
+        return result
+
+    def _finish(self, computed: dict, fixed, moving, result: SceneResult) -> None:
+        if "transform" in computed:
+            _remember_placement(mrml.place_under(fixed, None), result)
+            node = self._output("transform", f"{moving.GetName()} to {fixed.GetName()}", computed, result)
+            mrml.set_transform(node, computed["transform"])
+            mrml.mark_result(node)
+            mrml.set_pair(node, fixed, moving)
+            result.transform = node
+            if self._place:
+                under = [moving, *filter(None, map(slicer.mrmlScene.GetNodeByID, self._landmark_ids))]
+                for placed in under:
+                    _remember_placement(mrml.place_under(placed, node), result)
+        if "warped" in computed:
+            node = self._output("warped", f"{moving.GetName()} registered", computed, result)
+            mrml.update_volume(node, computed["warped"], like=fixed)
+            node.CreateDefaultDisplayNodes()
+            _same_window(node, moving)
+            _beside(node, fixed)
+            result.warped = node
+        if "jacobian" in computed:
+            node = self._output("jacobian", f"{moving.GetName()} Jacobian", computed, result)
+            mrml.update_volume(node, computed["jacobian"])
+            node.CreateDefaultDisplayNodes()
+            display = node.GetDisplayNode()
+            display.SetAutoWindowLevel(False)
+            display.SetWindowLevelMinMax(0.0, 2.0)
+            _beside(node, fixed)
+            result.jacobian = node
+
+    def _output(self, kind: str, name: str, computed: dict, result: SceneResult):
+        """The node to write to: the chosen one, or a new one; its undoing is noted."""
+        scene = slicer.mrmlScene
+        chosen = self._outputs[kind]
+        if chosen is not True and scene.IsNodePresent(chosen):
+            result._undo.append(
+                _restore_transform(chosen) if kind == "transform" else _restore_volume(chosen)
+            )
+            return chosen
+        if chosen is not True:
+            result.notes.append("The chosen output node was deleted meanwhile; a new one was made.")
+        class_name = "vtkMRMLScalarVolumeNode"
+        if kind == "transform":
+            composite = computed["transform"].after is not None
+            class_name = "vtkMRMLTransformNode" if composite else "vtkMRMLGridTransformNode"
+        node = scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(name))
+        identifier = node.GetID()
+        result._undo.append(lambda: _remove(identifier))
+        return node
+
+
+def check_pair(fixed, moving) -> None:
+    """InputError unless the two volumes can be registered."""
+    if fixed is None:
+        raise InputError("Select a fixed volume.")
+    if moving is None:
+        raise InputError("Select a moving volume.")
+    if fixed is moving:
+        raise InputError("Fixed and moving are the same: select two volumes.")
+    mrml.check_volume(fixed)
+    mrml.check_volume(moving)
+
+
+def _lung_mask(region, image):
+    """A ROI says where to look: the lungs in it, or all of it if none is found; other regions are lungs."""
+    mask, is_box = region
+    if not is_box:
+        return mask
+    import SimpleITK as sitk
+    from ProgressiveRegistrationLib.geometry import Grid
+    from ProgressiveRegistrationLib.lungs import find_lungs
+
+    try:
+        lungs = find_lungs(image).mask
+    except NoLungError:
+        return mask
+    inside = Grid.from_image(lungs).resample(mask, interpolator=sitk.sitkNearestNeighbor)
+    both = sitk.And(inside, lungs)
+    return both if sitk.GetArrayViewFromImage(both).any() else mask
+
+
+def _remember_placement(placement, result: SceneResult) -> None:
+    if placement is not None:
+        result._undo.append(lambda: mrml.put_back(placement))
+
+
+def _remove(identifier: str) -> None:
+    node = slicer.mrmlScene.GetNodeByID(identifier)
+    if node is not None:
+        slicer.mrmlScene.RemoveNode(node)
+
+
+def _restore_transform(node) -> Callable:
+    identifier, was_result = node.GetID(), node.GetAttribute(mrml.RESULT_ATTRIBUTE)
+    previous = node.GetTransformFromParent()
+    roles = (
+        slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(),
+        slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(),
+    )
+    pair = [(role, node.GetNodeReferenceID(role)) for role in roles]
+
+    def restore():
+        node = slicer.mrmlScene.GetNodeByID(identifier)
+        if node is not None:
+            node.SetAndObserveTransformFromParent(previous)
+            node.SetAttribute(mrml.RESULT_ATTRIBUTE, was_result)
+            for role, reference in pair:
+                node.SetNodeReferenceID(role, reference)
+
+    return restore
+
+
+def _restore_volume(node) -> Callable:
+    import vtk
+
+    identifier, parent, image = node.GetID(), node.GetTransformNodeID(), node.GetImageData()
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    if image is not None:  # the same vtkImageData is filled again by an update
+        copy = vtk.vtkImageData()
+        copy.ShallowCopy(image)
+        image = copy
+
+    def restore():
+        node = slicer.mrmlScene.GetNodeByID(identifier)
+        if node is not None:
+            node.SetIJKToRASMatrix(matrix)
+            node.SetAndObserveImageData(image)
+            node.SetAndObserveTransformNodeID(parent)
+
+    return restore
+
+
+def _same_window(node, like) -> None:
+    source, target = like.GetDisplayNode(), node.GetDisplayNode()
+    if source is not None and target is not None:
+        target.SetAutoWindowLevel(False)
+        target.SetWindowLevel(source.GetWindow(), source.GetLevel())
+
+
+def _beside(node, sibling) -> None:
+    """Put a node into the subject hierarchy folder (study) of another one."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    item, other = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(sibling)
+    invalid = slicer.vtkMRMLSubjectHierarchyNode.GetInvalidItemID()
+    parent = hierarchy.GetItemParent(other) if other != invalid else hierarchy.GetSceneItemID()
+    if item == invalid:
+        hierarchy.CreateItem(parent, node)
+    else:
+        hierarchy.SetItemParent(item, parent)
