@@ -112,9 +112,9 @@ def breathing_thorax(
     nodules: int = 2,
     emphysema: float = 0.0,
     consolidation: float = 0.0,
-    noise: float = 18.0,
+    noise: float = 12.0,
     thickness: float | None = None,
-    tips: int = 5200,
+    tips: int = 7000,
     landmarks: int = 400,
     padding: bool = False,
 ) -> ThoraxPair:
@@ -162,7 +162,7 @@ def breathing_thorax(
     anatomy = Anatomy.draw(streams[0])
     motion = Motion.draw(streams[1], anatomy, float(amplitude))
     motion.check()
-    vessels = Vessels.draw(anatomy, streams[2], tips, 0.47)
+    vessels = Vessels.draw(anatomy, streams[2], tips, 0.385)
     lesions = Lesions.draw(anatomy, streams[3], nodules, emphysema, consolidation)
     tissue = Tissue(anatomy, motion, vessels, lesions, contrast, streams[4])
 
@@ -345,7 +345,9 @@ class Tissue:
         hu = np.full(grid.shape, -1000, np.float32)
         self._table(hu, x, y, share)
         depth = anatomy.cage_distance(bx, by, bz)
-        self._wall(hu, bx, by, bz, depth, share)
+        height = self._wall(hu, bx, by, bz, depth, share)
+        # The ribs press a little into the lungs, which slide past them.
+        depth = depth + 1.2 * np.cos(height * np.float32(2 * np.pi / 25.5)).astype(np.float32)
         # Within the rib cage all moves with the lungs; a crop keeps that cheap.
         crop = bounding(depth < 3 * max(grid.spacing), grow=2)
         sub = Grid(
@@ -371,7 +373,7 @@ class Tissue:
         view += air * (parenchyma - view)
         self._tubes(view, sub, air, exhale)
         mask = np.zeros(grid.shape, bool)
-        mask[crop] = lung < 0
+        mask[crop] = (lung < 0) & (depth[crop] < 0)
         return hu, mask
 
     def landmarks(self, count: int) -> tuple[np.ndarray, list[str]]:
@@ -409,7 +411,8 @@ class Tissue:
         paint(hu, share(inside), -920)
         paint(hu, share(np.abs(inside + 1.5) - 1.5), -250)
 
-    def _wall(self, hu, x, y, z, depth, share) -> None:
+    def _wall(self, hu, x, y, z, depth, share) -> np.ndarray:
+        """Skin, fat, muscle, bones; gives the height above the nearest rib, mm."""
         anatomy = self.anatomy
         skin = anatomy.skin_distance(x, y, z)
         waves = np.sin(x / 23 + self.mosaic[0]) * np.sin(z / 29 + self.mosaic[1]) + np.sin(y / 17 + z / 41)
@@ -420,12 +423,14 @@ class Tissue:
         # Fat between the muscles of the chest wall.
         layer = np.abs(depth - 13 - 1.5 * waves) - 1.3
         paint(hu, share(np.maximum(layer, muscle)) * 0.8, -90)
-        rib, along = anatomy.ribs(x, y, z, depth)
+        rib, along, height = anatomy.ribs(x, y, z, depth)
         bone = np.where(along < 0.82, 1.0, 0.0).astype(np.float32)
         marrow = np.where(rib > 0.42, 190, 560) * bone + 95 * (1 - bone)
         paint(hu, share(-rib * 3.6), marrow)
         plate = anatomy.sternum(x, y, z)
         paint(hu, share(plate), np.where(plate < -2, 130, 380))
+        paint(hu, share(anatomy.scapulae(x, y, z, depth)), 420)
+        return height
 
     def _spine(self, hu, spine, share, lung) -> None:
         body, free = spine["body"], 1 - lung
@@ -438,11 +443,10 @@ class Tissue:
         anatomy = self.anatomy
         out = np.full_like(x, -85)
         cx, cy, cz = anatomy.heart_centre
-        rx, ry, rz = anatomy.heart_radii
         below = -anatomy.diaphragm_distance(x, y, z)  # negative below the diaphragm
         chamber = np.float32(0.8 * self.contrast)
-        heart = ellipsoid(x, y, z, (cx, cy, cz), (rx - 4, ry - 4, rz - 4))
-        paint(out, share(heart), 48)
+        paint(out, share(np.maximum(np.abs(x) - 30, anatomy.back - 34 - y)), 50)  # beside the spine
+        paint(out, share(anatomy.heart_distance(x, y, z) + 4), 48)
         paint(out, share(ellipsoid(x, y, z, (cx - 20, cy + 4, cz + 8), (28, 32, 36))), 45 + chamber)
         paint(out, share(ellipsoid(x, y, z, (cx + 22, cy - 4, cz - 6), (20, 20, 28))), 45 + chamber)
         paint(out, share(ellipsoid(x, y, z, (4, 30, 60), (12, 9, 75))), 30)  # oesophagus and nodes
@@ -487,7 +491,7 @@ class Tissue:
             tissue = tissue + share(distance) * (1035 - tissue)
         for sheet in anatomy.fissures(x, y, z):
             width = 1.8
-            tissue = tissue + 0.22 * np.maximum(1 - np.abs(sheet) / width, 0) * (1030 - tissue)
+            tissue = tissue + 0.14 * np.maximum(1 - np.abs(sheet) / width, 0) * (1030 - tissue)
         return tissue - 1000
 
     def _tubes(self, hu, grid, lung, exhale) -> None:
@@ -503,7 +507,7 @@ class Tissue:
         paint(hu, great * (1 - lung), self.blood)
         # Small bronchi that stray into the heart or the diaphragm are left out there.
         airway = placed(vessels.airway)
-        main = airway.radius > 4.5
+        main = airway.radius > 4.2
         for which, where in ((main, 1.0), (~main, lung)):
             outer = draw_tree(grid, airway, vessels.wall, which) * where
             paint(hu, outer, 20)

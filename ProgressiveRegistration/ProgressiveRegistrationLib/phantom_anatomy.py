@@ -85,7 +85,7 @@ class Anatomy:
     def section(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Half width, half depth and y of the centre of the chest's cross-section at height z."""
         u = (APEX - z) / LENGTH
-        a = self.half_width * (0.42 + 0.58 * logistic((u - 0.07) / 0.075) - 0.05 * logistic((u - 0.75) / 0.1))
+        a = self.half_width * (0.40 + 0.60 * logistic((u - 0.08) / 0.08) - 0.05 * logistic((u - 0.75) / 0.1))
         b = self.half_depth * (0.60 + 0.40 * logistic((u - 0.16) / 0.11))
         back = self.back - 16 * np.tanh((u - 0.45) / 0.5) ** 2
         return a, b, back - b
@@ -113,7 +113,9 @@ class Anatomy:
             q = ((xi - centre) / 0.56) ** 2 + ((eta + 0.18) / 0.95) ** 2
             return top - depth * (q + 1e-6) ** 1.2
 
-        return smooth_max(one(self.dome_right, -0.48), one(self.dome_left, 0.5), 25.0)
+        p = self.fissure_phase
+        uneven = 2.5 * np.sin(6 * xi + p[5]) + 2 * np.sin(7 * eta + 2 * xi + p[0])
+        return smooth_max(one(self.dome_right, -0.48), one(self.dome_left, 0.5), 25.0) + uneven
 
     def diaphragm_distance(self, x, y, z) -> np.ndarray:
         """Negative above the diaphragm."""
@@ -130,14 +132,20 @@ class Anatomy:
         """Negative between the lungs: heart, great vessels, what lies before the spine."""
         strip = np.abs(x) - (6 + 19 * logistic((y - 22) / 8) + 3 * np.sin(z / 31))
         upper = ellipsoid(x, y, z, (2, 2, 80), (35, 50, 80))
-        heart = ellipsoid(x, y, z, self.heart_centre, self.heart_radii)
+        heart = self.heart_distance(x, y, z)
         return -smooth_max(smooth_max(-strip, -upper, 12.0), -heart, 10.0)
+
+    def heart_distance(self, x, y, z) -> np.ndarray:
+        """Negative inside the pericardium: an egg with bumps."""
+        p = self.fissure_phase
+        bumps = np.sin(x / 16 + p[1]) * np.sin(z / 18 + p[2]) + 0.6 * np.sin(y / 13 + z / 25 + p[3])
+        return ellipsoid(x, y, z, self.heart_centre, self.heart_radii) + 3 * bumps
 
     def lung_distance(self, x, y, z) -> np.ndarray:
         """Negative inside either lung; the right one is where x < 0."""
-        top = ellipsoid(np.abs(x), y, z, (46, self.back - 46, APEX - 80), (150, 110, 80))
-        # Only the upper half of that ellipsoid closes the lungs.
-        top = np.where(z > APEX - 80, top, np.minimum(top, -10))
+        # A dome on a column wider than the chest closes the lungs at the top.
+        base = APEX - 80
+        top = ellipsoid(np.abs(x), y, np.maximum(z, base), (42, self.back - 72, base), (118, 115, 80))
         out = smooth_max(self.cage_distance(x, y, z), self.diaphragm_distance(x, y, z), 3.0)
         return smooth_max(smooth_max(out, -self.mediastinum_distance(x, y, z), 6.0), top, 10.0)
 
@@ -172,9 +180,9 @@ class Anatomy:
         slope = np.hypot((xi / rho) ** 1.3 / a, (eta / rho) ** 1.3 / b)
         return (rho - 1) / np.maximum(slope, 0.5 / a)
 
-    def ribs(self, x, y, z, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def ribs(self, x, y, z, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How deep a point lies in a rib (1 in its middle, 0 on its surface, < 0 outside), and where along it
-        (0 at the spine, 1 at the sternum).
+        (0 at the spine, 1 at the sternum); and the height above the nearest rib, mm.
 
         ``depth``: mm outside the costal pleura, as ``cage_distance`` gives it.
         """
@@ -184,13 +192,14 @@ class Anatomy:
         height = z + self.rib_drop * along * (1.7 - 0.7 * along) + self.rib_phase
         height = height - pitch * np.round(height / pitch)
         inside = 1 - np.hypot(height / 6.2, (depth - 5.2) / 3.6)
-        return np.where(z < APEX + 12, inside, -1).astype(depth.dtype), along.astype(depth.dtype)
+        along = along.astype(depth.dtype)
+        return np.where(z < APEX + 12, inside, -1).astype(depth.dtype), along, height.astype(depth.dtype)
 
     def spine(self, x, y, z) -> dict[str, np.ndarray]:
         """Signed distances: ``body`` and ``disc`` of the vertebrae, ``canal``, ``arch`` (processes)."""
         _, b, centre = self.section(z)
         front = (
-            centre + b - 12
+            centre + b - 25
         )  # the bodies stand into the chest; the mediastinal strip before them covers that
         body = np.hypot(x / 19.0, (y - front) / 15.5)
         body = (body - 1) * 16
@@ -204,6 +213,15 @@ class Anatomy:
         across = np.maximum(across * 4.5, np.abs(x) - 33)
         arch = np.minimum(np.minimum(spinous, lamina), across)
         return {"body": np.maximum(body, 2.6 - gap), "disc": disc, "canal": canal, "arch": arch}
+
+    def scapulae(self, x, y, z, depth: np.ndarray) -> np.ndarray:
+        """Signed distance to the shoulder blades: thin plates behind the upper ribs."""
+        plate = np.abs(depth - 16 - 0.05 * np.abs(x)) - 2.6
+        height = z - 55
+        edge = np.maximum(
+            np.abs(height) - 52, np.abs(np.abs(x) - 88 - 0.12 * height) - 12 - 0.3 * (height + 52)
+        )
+        return np.maximum(np.maximum(plate, edge), self.back - 62 - y)
 
     def sternum(self, x, y, z) -> np.ndarray:
         """Signed distance to the breast bone."""

@@ -14,6 +14,9 @@ import numpy as np
 
 from .phantom_anatomy import Anatomy
 
+# How far towards the middle of its territory a branch goes before it forks, by level from the hilum.
+STEM_SHARE = (0.22, 0.2, 0.24, 0.3, 0.36, 0.42)
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -41,7 +44,7 @@ class Tree:
         return self.parent[end], end, self.radius[end]
 
     def moved(self, points: np.ndarray) -> Tree:
-        """The same tree with its nodes elsewhere; a segment that gets shorter gets thicker, so its volume is kept."""
+        """The same tree with its nodes elsewhere; a segment's volume is kept: shorter is thicker."""
         start = np.maximum(self.parent, 0)
         before = np.linalg.norm(self.points - self.points[start], axis=1)
         after = np.linalg.norm(points - points[start], axis=1)
@@ -79,7 +82,7 @@ def grow(
     tip = side.copy()  # node from which each terminal is to be reached
     group = lobes.copy()
     live = np.arange(len(terminals))
-    first = True
+    level = 0
     nodes, parents = np.array(points, float), np.array(parent)
     tips_nodes = []
     while len(live):
@@ -90,10 +93,11 @@ def grow(
         start = np.zeros(n, int)
         start[local] = tip[live]
         run = mean - nodes[start]
-        share = rng.uniform(0.32, 0.5, n) if not first else np.full(n, 0.3)
+        # Lobar and segmental branches leave early and run far, as in the lung; the others share the way.
+        share = rng.uniform(0.8, 1.2, n) * STEM_SHARE[min(level, len(STEM_SHARE) - 1)]
         share = np.where(count == 1, 1.0, share)
         length = np.linalg.norm(run, axis=1)
-        jitter = rng.normal(size=(n, 3)) * (0.08 * length * share * (count > 1))[:, None]
+        jitter = rng.normal(size=(n, 3)) * (0.05 * length * share * (count > 1))[:, None]
         new = nodes[start] + run * share[:, None] + jitter
         ids = len(nodes) + np.arange(n)
         nodes, parents = np.concatenate([nodes, new]), np.concatenate([parents, start])
@@ -108,17 +112,17 @@ def grow(
         flat = np.eye(3) - 0.75 * d[:, :, None] * d[:, None, :]
         cov = flat @ cov @ flat + 1e-6 * np.eye(3)
         axis = np.linalg.eigh(cov)[1][:, :, 2]
-        axis = axis + 0.3 * rng.normal(size=(n, 3))
+        axis = axis + 0.2 * rng.normal(size=(n, 3))
         along = np.sum(centred * axis[local], 1)
         order = np.lexsort((along, local))
         rank = np.empty(len(live), int)
         offset = np.concatenate([[0], np.cumsum(count)[:-1]])
         rank[order] = np.arange(len(live)) - offset[local[order]]
-        cut = np.clip(np.round(rng.uniform(0.25, 0.75, n) * count), 1, np.maximum(count - 1, 1))
+        cut = np.clip(np.round(rng.uniform(0.2, 0.8, n) * count), 1, np.maximum(count - 1, 1))
         tip[live] = ids[local]
         group[live] = 2 * local + (rank >= cut[local])
         live = live[count[local] > 1]
-        first = False
+        level += 1
     power = np.zeros(len(nodes))
     ends = np.concatenate(tips_nodes)
     power[ends] = (tip_radius * rng.uniform(0.85, 1.25, len(ends))) ** exponent
@@ -150,7 +154,7 @@ class Vessels:
             roots = {s: hilum[s] + offset + rng.normal(size=3) for s in (0, 1)}
             lobes = anatomy.lobe(*terminals.T)
             trees.append(
-                grow(terminals, lobes, roots, rng, tip_radius=tip_radius, exponent=rng.uniform(2.7, 2.95))
+                grow(terminals, lobes, roots, rng, tip_radius=tip_radius, exponent=rng.uniform(3.05, 3.3))
             )
         artery, vein = trees
         airway, wall = airways(artery, carina)
@@ -159,7 +163,7 @@ class Vessels:
 
 def airways(artery: Tree, carina: np.ndarray) -> tuple[Tree, np.ndarray]:
     """Bronchi beside the larger arteries, joined to a trachea above ``carina``; their walls, mm."""
-    keep = np.flatnonzero(artery.radius > 1.25)
+    keep = np.flatnonzero(artery.radius > 1.4)
     number = np.full(len(artery.points), -1)
     number[keep] = np.arange(len(keep)) + 2
     parent = np.where(artery.parent[keep] >= 0, number[artery.parent[keep]], 1)
@@ -169,12 +173,13 @@ def airways(artery: Tree, carina: np.ndarray) -> tuple[Tree, np.ndarray]:
     run /= np.maximum(np.linalg.norm(run, axis=1, keepdims=True), 1e-6)
     beside = np.array([0.15, 0.95, 0.25]) - run * (run @ np.array([0.15, 0.95, 0.25]))[:, None]
     beside /= np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), 0.3)
-    lumen = np.minimum(0.78 * artery.radius[keep], 7.0)
+    lumen = np.minimum(0.8 * artery.radius[keep], 6.0)
+    lumen[:2] = 6.5  # the main bronchi, to the two hila
     points = artery.points[keep] + beside * (artery.radius[keep] + lumen + 0.8)[:, None]
     points = np.concatenate([[carina + np.array([0, -14, 135])], [carina], points])
     parent = np.concatenate([[-1, 0], parent])
     radius = np.concatenate([[8.5, 8.5], lumen])
-    return Tree(points, parent, radius), 0.35 + 0.13 * radius
+    return Tree(points, parent, radius), 0.3 + 0.11 * radius
 
 
 def great_vessels(anatomy: Anatomy, artery: Tree, vein: Tree) -> Tree:
