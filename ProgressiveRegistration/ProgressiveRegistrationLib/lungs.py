@@ -1,0 +1,295 @@
+"""Where the lungs are: a mask and a box, found on a coarse grid so that it takes tenths of a second.
+
+The idea: lung is air of medium density that lies inside the body. Air outside (joined to the image's border within an
+axial slice), pure gas (trachea, stomach, bowel) and small or misplaced pockets are taken away; vessels are filled in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from .errors import InputError, NoLungError
+from .geometry import Box, Grid
+
+COARSE_MM = 4.0
+FINE_MM = 2.0
+MARGIN_MM = 8.0  # chest wall that the box keeps around the lungs: its edges help the network
+AIR_HU = -400.0  # below: lung or gas
+GAS_HU = -972.0  # below, after smoothing: gas without tissue
+PADDING_HU = -1100.0  # below: what scanners write outside the reconstructed field
+MIN_LUNG_LITRES = 0.3
+MIN_PART_LITRES = 0.1
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """The lungs of one image.
+
+    Attributes
+    ----------
+    mask : UInt8 image, 1 inside the lungs (vessels filled), on its own LPS-aligned grid of about 2 mm.
+    box : LPS mm, around the mask with a margin; at a face where the lungs leave the image it ends at the image.
+    volume_litres : of the mask.
+    notes : sentences about anything unusual (lungs cut by the image's border, one lung only).
+    """
+
+    mask: sitk.Image
+    box: Box
+    volume_litres: float
+    notes: list[str] = field(default_factory=list)
+
+
+def find_lungs(image: sitk.Image, *, mask: sitk.Image | None = None, name: str = "image") -> Lungs:
+    """Find the lungs of a CT in HU, or take them from ``mask``.
+
+    Parameters
+    ----------
+    image : 3D scalar CT, HU, any orientation, spacing and size.
+    mask : optional image on any grid, above 0 inside the lungs: then nothing is searched for.
+    name : what errors call the image.
+
+    Raises
+    ------
+    NoLungError : nothing in the image looks like a lung, or the mask is empty.
+    """
+    if mask is not None:
+        return _from_mask(image, mask, name)
+    coarse = _covering_grid(image, COARSE_MM)
+    hu, valid = _sample(image, coarse)
+    if not (hu[valid] < AIR_HU).any():
+        low, high = np.percentile(hu[valid], [0, 100]) if valid.any() else (0, 0)
+        raise NoLungError(
+            f"No lung was found in {name}: its intensities run from {low:.0f} to {high:.0f}, and lung in CT lies "
+            f"near -850 HU; give a chest CT in Hounsfield units."
+        )
+    lung = _coarse_lungs(hu, valid)
+    if lung is None:
+        raise NoLungError(
+            f"No lung was found in {name}: no air-filled region of more than {MIN_LUNG_LITRES} litre lies inside a "
+            f"body; give a chest CT in Hounsfield units, or a lung mask."
+        )
+    return _describe(image, _fine_mask(image, coarse, lung), name)
+
+
+def _covering_grid(image: sitk.Image, spacing: float, box: Box | None = None) -> Grid:
+    """LPS-aligned grid of about ``spacing`` mm over the image (or over a box)."""
+    box = box or Box.around(Grid.from_image(image).corners())
+    size = np.maximum(1, np.ceil(box.extent / spacing - 1e-6)).astype(int)
+    return Grid(tuple(size), (spacing,) * 3, np.asarray(box.lower) + spacing / 2)
+
+
+def _sample(image: sitk.Image, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """HU (z, y, x) float32 averaged onto the grid, and where the image has data (not outside, not padding)."""
+    outside = -32000.0
+    factors = [
+        int(max(1, min(np.floor(grid.spacing[0] / s + 1e-6), n)))
+        for s, n in zip(image.GetSpacing(), image.GetSize())
+    ]
+    image = sitk.BinShrink(image, factors) if max(factors) > 1 else image
+    # a lattice coarser than the grid loses half a voxel of border to interpolation; keep it by nearest extrapolation
+    inside = Grid.from_image(image).contains(grid.points().reshape(-1, 3)).reshape(grid.shape)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(sitk.Image(grid.size, sitk.sitkUInt8))
+    resampler.SetSize(grid.size)
+    resampler.SetOutputOrigin(grid.origin)
+    resampler.SetOutputSpacing(grid.spacing)
+    resampler.SetOutputDirection(grid.direction)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    hu = sitk.GetArrayFromImage(resampler.Execute(image))
+    hu[~inside] = outside
+    valid = hu > PADDING_HU
+    hu[~valid] = -1024.0
+    return hu, valid
+
+
+def _litres(mask: np.ndarray, spacing: float = COARSE_MM) -> float:
+    return float(mask.sum()) * spacing**3 / 1e6
+
+
+def _joined_to_border_in_slice(mask: np.ndarray) -> np.ndarray:
+    """The part of ``mask`` joined to the border of its axial slice, slice by slice: lungs may leave through top and bottom."""
+    structure = ndimage.generate_binary_structure(3, 1)
+    structure[0] = structure[2] = False
+    framed = np.pad(mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    labels, _ = ndimage.label(framed, structure)
+    border = np.unique(
+        np.concatenate(
+            [labels[:, 0].ravel(), labels[:, -1].ravel(), labels[:, :, 0].ravel(), labels[:, :, -1].ravel()]
+        )
+    )
+    touched = np.zeros(labels.max() + 1, bool)
+    touched[border] = True
+    touched[0] = False
+    return touched[labels][:, 1:-1, 1:-1]
+
+
+def _coarse_lungs(hu: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
+    """(z, y, x) bool on the coarse grid, or None."""
+    smooth = ndimage.gaussian_filter(hu, 0.8)
+    air = (hu < AIR_HU) & valid
+    gas = smooth < GAS_HU
+    exterior = _joined_to_border_in_slice(air | ~valid)
+    lung = _lung_parts(air & ~exterior & ~gas, smooth, valid)
+    cut = _lung_cut_by_the_side(lung, smooth, valid, gas, exterior)
+    if cut.any():
+        exterior &= ~cut
+        lung = _lung_parts(air & ~exterior & ~gas, smooth, valid)
+    if not lung.any():
+        return None
+    lung = _without_neck(lung)
+    # close over vessels, and take gas that lies within (emphysema), not what only touches it (trachea)
+    closed = ndimage.binary_closing(np.pad(lung, 3), iterations=3)[3:-3, 3:-3, 3:-3]
+    return lung | (closed & valid & ~exterior)
+
+
+def _lung_parts(candidate: np.ndarray, smooth: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The components of ``candidate`` that are lung: large, of a lung's density, wrapped in tissue, not far below the others."""
+    labels, count = ndimage.label(candidate)
+    if not count:
+        return np.zeros_like(candidate)
+    litres = np.bincount(labels.ravel(), minlength=count + 1) * COARSE_MM**3 / 1e6
+    keep = [i for i in range(1, count + 1) if litres[i] >= MIN_PART_LITRES]
+    # not bowel gas (too dark), nor what lies under a blanket or inside the table (no body around it)
+    keep = [i for i in keep if -965 < np.median(smooth[labels == i]) < -450]
+    keep = [i for i in keep if _wrapped_in_tissue(labels == i, smooth, valid)]
+    largest = max(keep, key=lambda i: litres[i], default=0)
+    if not keep or litres[largest] < MIN_LUNG_LITRES:
+        return np.zeros_like(candidate)
+    centre, parts = ndimage.center_of_mass(labels == largest)[0], ndimage.find_objects(labels)
+    keep = [i for i in keep if litres[i] >= 0.15 * litres[largest] or parts[i - 1][0].stop > centre]
+    return np.isin(labels, keep)
+
+
+def _without_neck(lung: np.ndarray) -> np.ndarray:
+    """Clear the slices above the lungs in which only a rim of the trachea is left."""
+    area = lung.sum((1, 2)) * COARSE_MM**2
+    large = np.flatnonzero(area > 600)  # mm^2; a trachea has about 300
+    if large.size:
+        lung = lung.copy()
+        lung[large[-1] + 1 :] = False
+    return lung
+
+
+def _lung_cut_by_the_side(
+    lung: np.ndarray, smooth: np.ndarray, valid: np.ndarray, gas: np.ndarray, exterior: np.ndarray
+) -> np.ndarray:
+    """Lung that is joined to the image's border because the image was cropped through it.
+
+    Air outside the body, table foam and blankets have a lung's density in places too, but only a lung is wrapped in tissue
+    and goes on in the lung that was found where the slice is closed (when any was).
+    """
+    core = ndimage.binary_erosion(valid & ~gas & (smooth < -500), iterations=2, border_value=1)
+    labels, count = ndimage.label(core)
+    litres = np.bincount(labels.ravel(), minlength=count + 1) * COARSE_MM**3 / 1e6
+    outer = np.bincount(labels[exterior], minlength=count + 1) * COARSE_MM**3 / 1e6
+    cut = [i for i in range(1, count + 1) if outer[i] > 0.02 and litres[i] > MIN_PART_LITRES]
+    if lung.any():
+        cut = [i for i in cut if (lung & (labels == i)).any()]
+    cut = [i for i in cut if _wrapped_in_tissue(labels == i, smooth, valid, reach=2)]
+    part = np.isin(labels, cut)
+    if not part.any():
+        return part
+    near = ndimage.binary_dilation(part, iterations=4)
+    return ndimage.binary_propagation(
+        part & exterior, mask=near & exterior & valid & ~gas & (smooth < AIR_HU)
+    )
+
+
+def _wrapped_in_tissue(part: np.ndarray, smooth: np.ndarray, valid: np.ndarray, reach: int = 0) -> bool:
+    """Is the region, grown by ``reach`` voxels, enclosed by tissue rather than by gas or a table's thin shell?
+
+    The image's border counts as neither.
+    """
+    grown = ndimage.binary_dilation(part, iterations=reach) if reach else part
+    shell = ndimage.binary_dilation(grown, iterations=3) & ~ndimage.binary_dilation(grown) & valid
+    return bool((shell & (smooth > -250)).sum() > 0.5 * shell.sum())
+
+
+def _fine_mask(image: sitk.Image, coarse: Grid, lung: np.ndarray) -> sitk.Image:
+    """The coarse lungs re-drawn at about 2 mm: air near them, vessels closed over."""
+    near = ndimage.binary_dilation(lung, iterations=2)
+    index = np.argwhere(near)[:, ::-1]
+    box = Box.around(coarse.index_to_world(index)).grown(COARSE_MM / 2)
+    bounds = Box.around(Grid.from_image(image).corners())
+    fine = _covering_grid(
+        image, FINE_MM, Box(np.maximum(box.lower, bounds.lower), np.minimum(box.upper, bounds.upper))
+    )
+    hu, valid = _sample(image, fine)
+
+    def at_fine(mask: np.ndarray) -> np.ndarray:
+        return sitk.GetArrayFromImage(
+            fine.resample(coarse.image(mask.astype(np.float32)), pixel=sitk.sitkFloat32)
+        )
+
+    weight = at_fine(ndimage.binary_dilation(lung))
+    inside = at_fine(lung)
+    gas = ndimage.gaussian_filter(hu, 1.0) < GAS_HU
+    air = (hu < AIR_HU) & valid & (weight > 0.5) & (~gas | (inside > 0.5))
+    padded = sitk.ConstantPad(fine.image(air.astype(np.uint8)), [4] * 3, [4] * 3, 0)
+    closed = sitk.BinaryMorphologicalClosing(padded, [3] * 3, sitk.sitkBall)
+    filled = sitk.BinaryFillhole(closed)
+    mask = sitk.GetArrayFromImage(sitk.Crop(filled, [4] * 3, [4] * 3)).astype(bool) & valid
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        mask = np.isin(labels, np.flatnonzero(sizes * FINE_MM**3 / 1e6 > MIN_PART_LITRES / 2))
+    return fine.image(mask.astype(np.uint8))
+
+
+def _from_mask(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
+    if mask.GetDimension() != 3 or mask.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"The lung mask of {name} must be a 3D image with one value per voxel.")
+    binary = sitk.Cast(mask > 0, sitk.sitkFloat32)
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(sitk.Cast(mask > 0, sitk.sitkUInt8))
+    if not shape.HasLabel(1):
+        raise NoLungError(f"The lung mask of {name} has no voxel above 0; give a mask that covers the lungs.")
+    first = np.asarray(shape.GetBoundingBox(1)[:3])
+    last = first + np.asarray(shape.GetBoundingBox(1)[3:])
+    corners = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    world = Grid.from_image(mask).index_to_world(first - 0.5 + corners * (last - first))
+    grid = _covering_grid(mask, FINE_MM, Box.around(world))
+    values = sitk.GetArrayFromImage(grid.resample(binary)) >= 0.5
+    covered = Grid.from_image(image).contains(grid.points().reshape(-1, 3)).reshape(grid.shape)
+    if not (values & covered).any():
+        raise InputError(f"The lung mask of {name} lies outside the image; give a mask of the same scan.")
+    return _describe(image, grid.image((values & covered).astype(np.uint8)), name)
+
+
+def _describe(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
+    grid = Grid.from_image(mask)
+    values = sitk.GetArrayViewFromImage(mask) > 0
+    litres = _litres(values, FINE_MM)
+    if litres == 0:
+        raise NoLungError(
+            f"No lung was found in {name}; give a chest CT in Hounsfield units, or a lung mask."
+        )
+    half = FINE_MM / 2
+    index = [
+        np.flatnonzero(values.any(axis=tuple(a for a in range(3) if a != 2 - axis))) for axis in range(3)
+    ]
+    lower = grid.index_to_world([i[0] for i in index]) - half
+    upper = grid.index_to_world([i[-1] for i in index]) + half
+    bounds = Box.around(Grid.from_image(image).corners())
+    notes = []
+    cut_low = lower - np.asarray(bounds.lower) < FINE_MM + 1e-3
+    cut_high = np.asarray(bounds.upper) - upper < FINE_MM + 1e-3
+    faces = [
+        word
+        for cut, words in ((cut_low, ("right", "front", "bottom")), (cut_high, ("left", "back", "top")))
+        for flag, word in zip(cut, words)
+        if flag
+    ]
+    if faces:
+        notes.append(
+            f"The lungs of {name} reach the image's border ({', '.join(faces)}): part of them may be missing."
+        )
+    lower = np.where(cut_low, bounds.lower, lower - MARGIN_MM)
+    upper = np.where(cut_high, bounds.upper, upper + MARGIN_MM)
+    return Lungs(mask, Box(lower, upper), litres, notes)
