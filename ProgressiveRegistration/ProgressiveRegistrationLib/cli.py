@@ -41,10 +41,13 @@ _typed: List[str] = []  # the arguments of this run
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
 
-FIXED = typer.Argument(..., help="Fixed CT: .nrrd, .mha, .nii.gz or a DICOM folder.", show_default=False)
-MOVING = typer.Argument(..., help="Moving CT.", show_default=False)
+FIXED = typer.Argument(
+    ..., metavar="FIXED", help="Fixed CT: .nrrd, .mha, .nii.gz or a DICOM folder.", show_default=False
+)
+MOVING = typer.Argument(..., metavar="MOVING", help="Moving CT.", show_default=False)
 TRANSFORM = typer.Argument(
     ...,
+    metavar="TRANSFORM",
     help="Fixed -> moving: an ITK transform (.h5, .tfm, .txt) or displacement field (.nrrd, .nii.gz, .mha).",
     show_default=False,
 )
@@ -155,11 +158,7 @@ def register(
 @app.command(epilog=EXIT_CODES)
 @guarded
 def evaluate(
-    transform: Path = typer.Argument(
-        ...,
-        help="Any ITK transform (.h5, .tfm, .txt) or displacement field (.nrrd, .nii.gz, .mha).",
-        show_default=False,
-    ),
+    transform: Path = TRANSFORM,
     fixed: Path = typer.Option(..., help="Fixed CT.", show_default=False),
     moving: Optional[Path] = typer.Option(None, help="Moving CT; needed for the report's pictures."),
     fixed_landmarks: Optional[Path] = FIXED_LANDMARKS,
@@ -206,9 +205,7 @@ def evaluate(
 @app.command(epilog=EXIT_CODES)
 @guarded
 def apply(
-    transform: Path = typer.Argument(
-        ..., help="Transform or displacement field, fixed -> moving.", show_default=False
-    ),
+    transform: Path = TRANSFORM,
     moving: Optional[Path] = typer.Option(None, help="Image to warp."),
     reference: Optional[Path] = typer.Option(None, help="Image whose grid the result gets (the fixed one)."),
     label: bool = typer.Option(False, "--label", help="MOVING is a label map: nearest neighbour."),

@@ -17,9 +17,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import Cancelled, InputError, NoLungError
+from .field import IMAGE_FORMATS as FIELD_FORMATS
 from .field import DisplacementField
 from .files import staged_folder
-from .geometry import Box
+from .geometry import Box, Grid
 from .images import read_image, write_image
 from .landmarks import Landmarks, match_landmarks, outside_notes, read_landmarks, write_landmarks
 from .lungs import find_lungs
@@ -219,7 +220,10 @@ def register_files(
             tell("writing", 0.9, "warping and writing")
             names = [TRANSFORM_NAMES[ending] for ending in dict.fromkeys(job.transform_formats)]
             for name in names:
-                result.field.write(folder / name)
+                # Field files know nothing outside their grid: let them reach over the whole fixed image.
+                reach = name.startswith("displacement")
+                whole = result.field.covering(Grid.from_image(fixed)) if reach else result.field
+                whole.write(folder / name)
             outputs["transform"] = names[0] if len(names) == 1 else names
             outputs["warped"] = f"warped{job.image_format}"
             write_image(result.field.warp_image(moving, fixed), folder / outputs["warped"])
@@ -357,7 +361,7 @@ def read_transform(path: str | Path) -> Transform:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no transform file {path}.")
-    if path.name.lower().endswith((".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")):
+    if path.name.lower().endswith(FIELD_FORMATS):
         return DisplacementField.read(path)
     try:
         transform = sitk.ReadTransform(str(path))
@@ -368,8 +372,11 @@ def read_transform(path: str | Path) -> Transform:
         ) from error
     if transform.GetDimension() != 3:
         raise InputError(f"{path.name} is a {transform.GetDimension()}D transform; a 3D one is needed.")
-    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
-        return DisplacementField.read(path)
+    if transform.GetTransformEnum() in (sitk.sitkDisplacementField, sitk.sitkComposite):
+        try:
+            return DisplacementField.read(path)  # ours, or a plain field: it keeps its lattice
+        except InputError:
+            pass
     return transform
 
 

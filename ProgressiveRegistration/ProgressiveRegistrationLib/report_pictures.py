@@ -54,8 +54,7 @@ def choose_planes(fixed: sitk.Image, lung_mask: sitk.Image | None) -> list[Plane
             voxels = np.argwhere(inside)[:, ::-1]
             box = Box.around(grid.index_to_world(voxels)).grown(MARGIN_MM)
             box = Box(np.maximum(box.lower, bounds.lower), np.minimum(box.upper, bounds.upper))
-            fullest = [int(np.argmax(np.bincount(voxels[:, axis]))) for axis in range(3)]
-            centre = grid.index_to_world(np.array(fullest))
+            centre = grid.index_to_world(np.array([_fullest(voxels[:, axis]) for axis in range(3)]))
     planes = []
     for name, axis in (("coronal", 1), ("axial", 2), ("sagittal", 0)):
         size = np.maximum(1, np.round(box.extent / PIXEL_MM)).astype(int)
@@ -63,6 +62,12 @@ def choose_planes(fixed: sitk.Image, lung_mask: sitk.Image | None) -> list[Plane
         size[axis], origin[axis] = 1, centre[axis]
         planes.append(Plane(name, axis, Grid(tuple(size), (PIXEL_MM,) * 3, tuple(origin))))
     return planes
+
+
+def _fullest(index: np.ndarray) -> float:
+    """The middle of the slices that hold (nearly) the most voxels."""
+    counts = np.bincount(index)
+    return float(np.flatnonzero(counts >= 0.98 * counts.max()).mean())
 
 
 def slice_of(image: sitk.Image, plane: Plane, transform: Transform | None = None) -> np.ndarray:
@@ -76,8 +81,7 @@ def slice_of(image: sitk.Image, plane: Plane, transform: Transform | None = None
             image, g.size, transform, sitk.sitkLinear, g.origin, g.spacing, g.direction, WINDOW_HU[0]
         )
     else:
-        reference = plane.grid.image(np.zeros(plane.grid.shape, np.uint8))
-        out = transform.warp_image(image, reference, default=WINDOW_HU[0])
+        out = transform.warp_image(image, plane.grid, default=WINDOW_HU[0])
     low, high = WINDOW_HU
     return np.clip((plane.upright(sitk.GetArrayFromImage(out)) - low) / (high - low), 0, 1)
 
@@ -108,12 +112,8 @@ def jacobian_picture(fixed: np.ndarray, determinant: np.ndarray, inside: np.ndar
 
 def jacobian_slice(transform: Transform, plane: Plane) -> np.ndarray:
     """(h, w) determinant of dT/dx on a plane."""
-    thick = [0, 0, 0]
-    thick[plane.axis] = 1  # neighbours across the plane, for the derivative
-    values = jacobian_determinant(transform, plane.grid.padded(tuple(thick)))
-    middle = [slice(None)] * 3
-    middle[2 - plane.axis] = slice(1, 2)
-    return plane.upright(values[tuple(middle)])
+    values = jacobian_determinant(transform, plane.grid.padded(1))  # neighbours for the derivative
+    return plane.upright(values[1:-1, 1:-1, 1:-1])
 
 
 def mask_slice(mask: sitk.Image, plane: Plane) -> np.ndarray:
