@@ -110,7 +110,9 @@ class Grid:
     def image(self, array: np.ndarray) -> sitk.Image:
         """An image on this grid from (z, y, x) values, or a vector image from (z, y, x, c)."""
         if array.shape[:3] != self.shape:
-            raise InputError(f"An array of shape {array.shape[:3]} does not fit a grid of shape {self.shape}.")
+            raise InputError(
+                f"An array of shape {array.shape[:3]} does not fit a grid of shape {self.shape}."
+            )
         out = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
         out.SetSpacing(self.spacing)
         out.SetOrigin(self.origin)
@@ -148,7 +150,9 @@ class Box:
                 raise InputError(f"A box needs three finite numbers for its {name} corner; got {values}.")
             object.__setattr__(self, name, values)
         if any(u <= l for l, u in zip(self.lower, self.upper)):
-            raise InputError(f"A box's upper corner {self.upper} must lie above its lower corner {self.lower}.")
+            raise InputError(
+                f"A box's upper corner {self.upper} must lie above its lower corner {self.lower}."
+            )
 
     @classmethod
     def around(cls, points: np.ndarray) -> Box:

@@ -190,9 +190,11 @@ def _mask_from_segmentation(node, segment: str) -> sitk.Image:
         source = slicer.vtkMRMLSegmentationNode()  # a copy: the user's segmentation stays as it is
         source.GetSegmentation().DeepCopy(segmentation)
         source.GetSegmentation().CreateRepresentation(binary)
-    source.GenerateMergedLabelmapForAllSegments(
-        merged, slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None, [segment] if segment else identifiers
-    )
+    wanted = vtk.vtkStringArray()
+    for identifier in [segment] if segment else identifiers:
+        wanted.InsertNextValue(identifier)
+    extent = slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
+    source.GenerateMergedLabelmapForAllSegments(merged, extent, None, wanted)
     size = merged.GetDimensions()
     if 0 in size:
         raise InputError(f"{node.GetName()} is empty: draw the lung region or choose none.")
@@ -207,8 +209,7 @@ def _mask_from_segmentation(node, segment: str) -> sitk.Image:
 
 def _mask_from_roi(node) -> sitk.Image:
     world = pose(node)
-    matrix = vtk.vtkMatrix4x4()
-    node.GetObjectToNodeMatrix(matrix)
+    matrix = node.GetObjectToNodeMatrix()
     size = np.array(node.GetSize(), float)
     if not node.GetNumberOfControlPoints() or min(size) <= 0:
         raise InputError(f"{node.GetName()} is empty: place the ROI around the lungs or choose none.")

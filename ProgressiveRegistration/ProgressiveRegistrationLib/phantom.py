@@ -276,20 +276,20 @@ class Lesions:
 
     centres: np.ndarray
     radii: np.ndarray
-    texture: np.ndarray  # (z, y, x) sd 1, 4 mm grid from ``texture_origin``: fine
+    texture: np.ndarray  # (z, y, x) sd 1, a grid of ``STEP`` mm from ``ORIGIN``: fine
     clouds: np.ndarray  # the same, coarse
     hole_level: float
     dense_level: float
     dense_centre: np.ndarray
 
     STEP = 4.0
-    ORIGIN = (-150.0, -130.0, -150.0)
+    ORIGIN = (-190.0, -150.0, -184.0)
 
     @classmethod
     def draw(
         cls, anatomy: Anatomy, rng: np.random.Generator, nodules: int, emphysema: float, consolidation: float
     ):
-        shape = (72, 64, 75)
+        shape = (92, 76, 96)
 
         def smooth(sigma: float) -> np.ndarray:
             noise = gaussian_filter(rng.standard_normal(shape), sigma)
@@ -297,7 +297,7 @@ class Lesions:
 
         centres = scatter(anatomy, rng, int(nodules) + 1, 12.0)
         radii = rng.uniform(2, 10, int(nodules))
-        texture, clouds = smooth(1.1), smooth(5.0)
+        texture, clouds = smooth(0.9), smooth(5.0)
         probe = scatter(anatomy, rng, 4000, 0.0)
         made = cls(centres[:-1], radii, texture, clouds, np.inf, np.inf, centres[-1])
         fine = np.sort(made.hole_field(*probe.T))
@@ -308,17 +308,17 @@ class Lesions:
         ]
         return cls(centres[:-1], radii, texture, clouds, float(levels[0]), float(levels[1]), centres[-1])
 
-    def _look(self, values: np.ndarray, x, y, z) -> np.ndarray:
+    def look(self, values: np.ndarray, x, y, z) -> np.ndarray:
         where = [(p - o) / self.STEP for p, o in zip((z, y, x), self.ORIGIN[::-1])]
-        return map_coordinates(values, where, order=1, mode="nearest", output=np.float32)
+        return map_coordinates(values, where, order=1, mode="mirror", output=np.float32)
 
     def hole_field(self, x, y, z) -> np.ndarray:
-        return self._look(self.texture, x, y, z) + 0.8 * self._look(self.clouds, x, y, z)
+        return self.look(self.texture, x, y, z) + 0.8 * self.look(self.clouds, x, y, z)
 
     def dense_field(self, x, y, z) -> np.ndarray:
         cx, cy, cz = self.dense_centre
         away = np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2)
-        return self._look(self.clouds, x, y, z) + 0.35 * self._look(self.texture, x, y, z) - away / 30
+        return self.look(self.clouds, x, y, z) + 0.35 * self.look(self.texture, x, y, z) - away / 30
 
 
 class Tissue:
@@ -415,11 +415,15 @@ class Tissue:
         """Skin, fat, muscle, bones; gives the height above the nearest rib, mm."""
         anatomy = self.anatomy
         skin = anatomy.skin_distance(x, y, z)
+        marbling = self.lesions.look(self.lesions.texture, x, y, z)
         waves = np.sin(x / 23 + self.mosaic[0]) * np.sin(z / 29 + self.mosaic[1]) + np.sin(y / 17 + z / 41)
         paint(hu, share(skin), 20)
-        paint(hu, share(skin + 2.2), -105)
+        paint(hu, share(skin + 2.2), -104 + 5 * marbling)
+        # Strands in the fat.
+        paint(hu, share(skin + 2.2) * 0.5 * logistic((marbling - 1.5) / 0.2), 10)
         muscle = np.maximum(skin + anatomy.fat + 3 * waves, -depth - 60)
-        paint(hu, share(muscle), 48)
+        paint(hu, share(muscle), 50)
+        paint(hu, share(muscle) * 0.6 * logistic((marbling - 1.1) / 0.3), -80)
         # Fat between the muscles of the chest wall.
         layer = np.abs(depth - 13 - 1.5 * waves) - 1.3
         paint(hu, share(np.maximum(layer, muscle)) * 0.8, -90)
@@ -429,7 +433,7 @@ class Tissue:
         paint(hu, share(-rib * 3.6), marrow)
         plate = anatomy.sternum(x, y, z)
         paint(hu, share(plate), np.where(plate < -2, 130, 380))
-        paint(hu, share(anatomy.scapulae(x, y, z, depth)), 420)
+        paint(hu, share(np.maximum(anatomy.scapulae(x, y, z, depth), skin + 7)), 420)
         return height
 
     def _spine(self, hu, spine, share, lung) -> None:
@@ -441,7 +445,9 @@ class Tissue:
 
     def _organs(self, x, y, z, share) -> np.ndarray:
         anatomy = self.anatomy
-        out = np.full_like(x, -85)
+        marbling = self.lesions.look(self.lesions.texture, x, y, z)
+        # Fat with strands, nodes and small vessels.
+        out = -92 + 110 * logistic((marbling - 0.6) / 0.35)
         cx, cy, cz = anatomy.heart_centre
         below = -anatomy.diaphragm_distance(x, y, z)  # negative below the diaphragm
         chamber = np.float32(0.8 * self.contrast)
@@ -464,6 +470,7 @@ class Tissue:
         level = np.sin(self.mosaic[2]) * 12 - 22
         bubble = ellipsoid(x, y, z, (66, -14, anatomy.dome_left - 46), (37, 39, 35))
         paint(inside, share(np.maximum(bubble, y - level)), -990)
+        paint(inside, 0.5 * logistic((marbling - 1.2) / 0.2), 20)
         out += belly * (inside - out)
         # The diaphragm itself.
         paint(out, share(np.abs(below + 1.2) - 1.4), 45)
@@ -477,14 +484,14 @@ class Tissue:
             + np.sin(y / 16 + m[4] + 2 * np.sin(x / 37 + m[7]))
             + np.sin(z / 21 + m[5] + 2 * np.sin(y / 47 + m[8]))
         )
-        tissue = tissue * (1 + 0.035 * uneven + 0.05 * lesions._look(lesions.texture, x, y, z))
+        tissue = tissue * (1 + 0.035 * uneven + 0.05 * lesions.look(lesions.texture, x, y, z))
         if np.isfinite(lesions.hole_level):
             hole = logistic((lesions.hole_field(x, y, z) - lesions.hole_level) / 0.12)
             tissue = tissue * (1 - 0.75 * hole)
         tissue = tissue * growth  # mass is kept
         if np.isfinite(lesions.dense_level):
             dense = logistic((lesions.dense_field(x, y, z) - lesions.dense_level) / 0.25)
-            ragged = 0.75 + 0.2 * np.tanh(lesions._look(lesions.texture, x, y, z))
+            ragged = 0.75 + 0.2 * np.tanh(lesions.look(lesions.texture, x, y, z))
             tissue = tissue + dense * ragged * (1030 - tissue)
         for (cx, cy, cz), radius in zip(lesions.centres.tolist(), lesions.radii.tolist()):
             distance = np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) - radius

@@ -54,23 +54,27 @@ class Anatomy:
     fissure_phase: tuple[float, ...]
     density: float  # HU of the lung between its vessels at inhale
     gravity: float  # HU from front to back
+    bend: float  # of the chest's axis to one side
+    egg: float  # how much narrower the chest is in front than at the back
+    skew: float  # asymmetry of the cross-section
+    breast: float  # thickness
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Anatomy:
         def about(value: float, spread: float) -> float:
             return float(value + spread * rng.uniform(-1, 1))
 
-        right = about(-62, 7)
-        heart = about(1.0, 0.08)
+        right = about(-62, 10)
+        heart = about(0.98, 0.13)
         return cls(
-            half_width=about(127, 7),
-            half_depth=about(87, 6),
+            half_width=about(126, 10),
+            half_depth=about(86, 8),
             back=about(84, 4),
             dome_right=right,
-            dome_left=right - about(11, 5),
-            dome_depth=about(62, 8),
-            heart_centre=(about(22, 4), about(-24, 3), about(-34, 5)),
-            heart_radii=(58 * heart, 49 * heart, 56 * heart),
+            dome_left=right - about(11, 7),
+            dome_depth=about(60, 12),
+            heart_centre=(about(21, 6), about(-24, 4), about(-34, 6)),
+            heart_radii=(about(57, 4) * heart, about(48, 4) * heart, about(56, 5) * heart),
             fat=about(13, 7),
             wall=about(29, 4),
             rib_phase=about(0, 13),
@@ -78,6 +82,10 @@ class Anatomy:
             fissure_phase=tuple(rng.uniform(0, 2 * np.pi, 6)),
             density=about(-868, 18),
             gravity=about(45, 20),
+            bend=about(0, 6),
+            egg=about(0.065, 0.03),
+            skew=about(0, 0.03),
+            breast=max(0.0, about(8, 26)),
         )
 
     # ---- the rib cage's inside ---------------------------------------------------------------------------
@@ -90,13 +98,18 @@ class Anatomy:
         back = self.back - 16 * np.tanh((u - 0.45) / 0.5) ** 2
         return a, b, back - b
 
+    def axis(self, z: np.ndarray) -> np.ndarray:
+        """x of the chest's middle at height z."""
+        return self.bend * np.sin(z / 85 + self.fissure_phase[4])
+
     def cage(self, x, y, z):
         """Place in the chest: xi, eta (-1..1 across, front to back), rho (1 on the costal pleura); a, b."""
         a, b, centre = self.section(z)
-        xi, eta = x / a, (y - centre) / b
+        xi, eta = (x - self.axis(z)) / a, (y - centre) / b
         p = SQUARENESS
         rho = (np.abs(xi) ** p + np.abs(eta) ** p + 1e-12) ** (1 / p)
-        return xi, eta, rho, a, b
+        sine, cosine = xi / rho, eta / rho
+        return xi, eta, rho * (1 - 2.6 * self.egg * sine * sine * cosine - self.skew * sine * cosine), a, b
 
     def cage_distance(self, x, y, z) -> np.ndarray:
         """Signed distance to the inside of the rib cage, seen in the axial plane."""
@@ -115,7 +128,8 @@ class Anatomy:
 
         p = self.fissure_phase
         uneven = 2.5 * np.sin(6 * xi + p[5]) + 2 * np.sin(7 * eta + 2 * xi + p[0])
-        return smooth_max(one(self.dome_right, -0.48), one(self.dome_left, 0.5), 25.0) + uneven
+        domes = smooth_max(one(self.dome_right, -0.48), one(self.dome_left, 0.5), 25.0) + uneven
+        return smooth_max(domes, np.full_like(domes, APEX - LENGTH), 30.0)
 
     def diaphragm_distance(self, x, y, z) -> np.ndarray:
         """Negative above the diaphragm."""
@@ -130,7 +144,7 @@ class Anatomy:
 
     def mediastinum_distance(self, x, y, z) -> np.ndarray:
         """Negative between the lungs: heart, great vessels, what lies before the spine."""
-        strip = np.abs(x) - (6 + 19 * logistic((y - 22) / 8) + 3 * np.sin(z / 31))
+        strip = np.abs(x - self.axis(z)) - (6 + 19 * logistic((y - 22) / 8) + 3 * np.sin(z / 31))
         upper = ellipsoid(x, y, z, (2, 2, 80), (35, 50, 80))
         heart = self.heart_distance(x, y, z)
         return -smooth_max(smooth_max(-strip, -upper, 12.0), -heart, 10.0)
@@ -175,8 +189,11 @@ class Anatomy:
         front = self.half_depth * (0.93 + 0.07 * np.tanh((u - 0.3) / 0.3)) + 0.75 * self.wall
         centre = self.back - self.half_depth - 3
         b = np.where(y < centre, front, self.half_depth + 1.1 * self.wall)
+        chest = np.exp(-(((np.abs(x) - 72) / 40) ** 2) - ((z + 12) / 48) ** 2)
+        b = b + self.breast * chest * logistic((centre - 25 - y) / 12)
         xi, eta = np.abs(x) / a, np.abs(y - centre) / b
         rho = (xi**2.3 + eta**2.3 + 1e-12) ** (1 / 2.3)
+        rho = rho * (1 - 2.0 * self.egg * (xi / rho) ** 2 * np.sign(y - centre) * (eta / rho))
         slope = np.hypot((xi / rho) ** 1.3 / a, (eta / rho) ** 1.3 / b)
         return (rho - 1) / np.maximum(slope, 0.5 / a)
 
@@ -187,7 +204,7 @@ class Anatomy:
         ``depth``: mm outside the costal pleura, as ``cage_distance`` gives it.
         """
         a, b, centre = self.section(z)
-        along = np.arctan2(np.abs(x) / a, (y - centre) / b) / np.pi
+        along = np.arctan2(np.abs(x - self.axis(z)) / a, (y - centre) / b) / np.pi
         pitch = 25.5
         height = z + self.rib_drop * along * (1.7 - 0.7 * along) + self.rib_phase
         height = height - pitch * np.round(height / pitch)
@@ -198,6 +215,7 @@ class Anatomy:
     def spine(self, x, y, z) -> dict[str, np.ndarray]:
         """Signed distances: ``body`` and ``disc`` of the vertebrae, ``canal``, ``arch`` (processes)."""
         _, b, centre = self.section(z)
+        x = x - self.axis(z)
         front = (
             centre + b - 25
         )  # the bodies stand into the chest; the mediastinal strip before them covers that
@@ -226,6 +244,7 @@ class Anatomy:
     def sternum(self, x, y, z) -> np.ndarray:
         """Signed distance to the breast bone."""
         _, b, centre = self.section(z)
+        x = x - self.axis(z)
         u, v = x / 17.0, (y - centre + b + 8.5) / 5.5
         plate = (np.sqrt(u * u + v * v) - 1) * 5.5
         return np.maximum(plate, np.maximum(z - 92, -62 - z))

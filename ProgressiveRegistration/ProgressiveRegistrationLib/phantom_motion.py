@@ -108,7 +108,7 @@ class Motion:
         sideways, deeper = sideways + beat, deeper - 0.4 * beat
         z2 = z + lower
         a2, b2, centre2 = anatomy.section(z2)
-        return (xi + sideways / a) * a2, (eta + deeper / b) * b2 + centre2, z2
+        return (xi + sideways / a) * a2 + anatomy.axis(z2), (eta + deeper / b) * b2 + centre2, z2
 
     def lung_xyz(self, x, y, z):
         """Lungs and everything within the rib cage, exhale -> inhale; smooth beyond the pleura."""
