@@ -18,6 +18,7 @@ from scipy import ndimage
 from .errors import InputError, OutputError
 from .files import replacing
 from .geometry import Affine, Box, Grid
+from .images import itk_message
 
 IMAGE_FORMATS = (".nrrd", ".nii.gz", ".nii", ".mha")
 TRANSFORM_FORMATS = (".h5", ".tfm")
@@ -329,7 +330,7 @@ class DisplacementField:
                 else:
                     sitk.WriteTransform(self.to_transform(), str(temporary))
             except RuntimeError as error:
-                raise OutputError(f"{path} cannot be written: {_last_line(error)}.") from error
+                raise OutputError(f"{path} cannot be written: {itk_message(error)}.") from error
 
     @classmethod
     def read(cls, path: str | os.PathLike, grid: Grid | None = None) -> DisplacementField:
@@ -351,7 +352,7 @@ class DisplacementField:
                 image = sitk.ReadImage(str(path))
             except RuntimeError as error:
                 raise InputError(
-                    f"{path} cannot be read as a displacement field: {_last_line(error)}."
+                    f"{path} cannot be read as a displacement field: {itk_message(error)}."
                 ) from error
             if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
                 raise InputError(f"{path} is not a displacement field: it needs 3D vectors on a 3D grid.")
@@ -359,7 +360,7 @@ class DisplacementField:
         try:
             transform = sitk.ReadTransform(str(path))
         except RuntimeError as error:
-            raise InputError(f"{path} cannot be read as a transform: {_last_line(error)}.") from error
+            raise InputError(f"{path} cannot be read as a transform: {itk_message(error)}.") from error
         own = _as_written_here(transform)
         if own is not None:
             return own
@@ -413,9 +414,3 @@ def _background(image: sitk.Image) -> float:
     statistics = sitk.MinimumMaximumImageFilter()
     statistics.Execute(image)
     return max(-1024.0, statistics.GetMinimum())
-
-
-def _last_line(error: Exception) -> str:
-    """The part of ITK's message that tells what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("): ")[-1].rstrip(".") if lines else type(error).__name__
