@@ -1,0 +1,327 @@
+"""A training run's configuration: a YAML file, checked key by key against these dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.network_input import WINDOW
+
+from .deformation import SplineSpec
+from .network import NORMS
+from .samples import Augmentation, Sampling
+from .schedule import LearningRate, Schedule
+
+
+@dataclass(frozen=True)
+class Data:
+    """Folders are relative to the configuration file. ``train``, ``validation``: LIDC-IDRI trees or volume folders."""
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    cache: str = "../cache"
+    window: tuple[float, float] = WINDOW
+    memory_gb: float = 4.0
+    training_data: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Network:
+    width: int = 8
+    levels: int = 5
+    size: int = 128
+    norm: str = "renorm"
+    momentum: float = 0.01
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One way of writing the schedule: ``baseline``; ``plateau`` and ``transition`` per level; or eq. 2's tau, Delta, delta.
+
+    ``Delta`` and ``delta`` may be single numbers (then tau follows the paper) or lists. ``iterations``: when training ends.
+    """
+
+    iterations: int = 21000
+    baseline: bool = False
+    plateau: tuple[float, ...] | None = None
+    transition: tuple[float, ...] | None = None
+    Delta: Any = None
+    delta: Any = None
+    tau: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """``learning_rate`` and ``final_learning_rate``: one number, or one per level (coarsest first)."""
+
+    name: str = "adam"
+    learning_rate: Any = 1e-3
+    final_learning_rate: Any = None
+    warmup: int = 0
+    momentum: float = 0.5
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Handed to Lightning Fabric. ``precision`` "auto": bfloat16 on CPU, 16-bit mixed on CUDA."""
+
+    accelerator: str = "auto"
+    devices: Any = 1
+    nodes: int = 1
+    precision: str = "auto"
+    threads: int = 0
+    prefetch: bool = True
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A real pair with landmarks. ``exclude``: labels of landmarks to leave out. ``translate``: mm added to the moving frame."""
+
+    name: str
+    fixed: str
+    moving: str
+    landmarks: str
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    every: int = 250
+    samples: int = 4
+    pairs: tuple[Pair, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """``checkpoint_every``, ``snapshot_every``, ``log_every``, ``pictures_every`` in iterations; 0 = never."""
+
+    folder: str = "../runs"
+    checkpoint_minutes: float = 5.0
+    checkpoint_every: int = 0
+    keep: int = 2
+    snapshot_every: int = 0
+    log_every: int = 10
+    pictures_every: int = 1000
+    mirror: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    name: str
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    schedule: Phases = field(default_factory=Phases)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    sampling: Sampling = field(default_factory=Sampling)
+    hardware: Hardware = field(default_factory=Hardware)
+    validation: Validation = field(default_factory=Validation)
+    output: Output = field(default_factory=Output)
+    folder: Path = Path()
+
+    def path(self, text: str) -> Path:
+        """A path of the configuration, relative to its file."""
+        path = Path(text).expanduser()
+        return path if path.is_absolute() else (self.folder / path)
+
+    @property
+    def run_folder(self) -> Path:
+        return self.path(self.output.folder) / self.name
+
+    def build_schedule(self) -> Schedule:
+        """The schedule; raises InputError if it is impossible."""
+        levels, phases = self.network.levels, self.schedule
+        if phases.iterations < 1:
+            raise InputError(f"schedule.iterations must be at least 1; got {phases.iterations}.")
+        if phases.baseline:
+            return Schedule.baseline(levels)
+        if phases.plateau is not None or phases.transition is not None:
+            if phases.Delta is not None or phases.delta is not None or phases.tau is not None:
+                raise InputError(
+                    "Give the schedule either as plateau and transition or as Delta, delta and tau, not both."
+                )
+            plateau, transition = _numbers(phases.plateau), _numbers(phases.transition)
+            if len(plateau) != levels:
+                raise InputError(
+                    f"schedule.plateau needs {levels} numbers, one per level; got {len(plateau)}."
+                )
+            return Schedule.stages(plateau, transition)
+        Delta = 6000 if phases.Delta is None else phases.Delta
+        delta = 2000 if phases.delta is None else phases.delta
+        if (
+            phases.tau is None
+            and not isinstance(Delta, (list, tuple))
+            and not isinstance(delta, (list, tuple))
+        ):
+            return Schedule.paper(float(Delta), float(delta), levels)
+        lists = [_per_level(v, levels, k) for v, k in ((Delta, "Delta"), (delta, "delta"))]
+        if phases.tau is None:
+            raise InputError("A schedule with a Delta or delta per level needs tau too, one per level.")
+        return Schedule(_per_level(phases.tau, levels, "tau"), *lists).checked()
+
+    def build_learning_rate(self) -> LearningRate:
+        options, levels = self.optimiser, self.network.levels
+        start = _per_level(options.learning_rate, levels, "optimiser.learning_rate")
+        end = start
+        if options.final_learning_rate is not None:
+            end = _per_level(options.final_learning_rate, levels, "optimiser.final_learning_rate")
+        return LearningRate(start, end, options.warmup)
+
+    def checked(self) -> Config:
+        """Itself; raises InputError for values that cannot work."""
+        self.build_schedule()
+        rate = self.build_learning_rate()
+        choices = {
+            "network.norm": (self.network.norm, NORMS),
+            "optimiser.name": (self.optimiser.name, ("adam", "sgd")),
+            "sampling.generator": (self.sampling.generator, ("fast", "gryds")),
+            "sampling.input": (self.sampling.input, ("gradient", "intensity")),
+            "sampling.mask": (self.sampling.mask, ("body", "bore")),
+            "sampling.mask_moved_with": (self.sampling.mask_moved_with, ("t1", "t1t2")),
+        }
+        for key, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise InputError(f"{key} must be one of {', '.join(allowed)}; got {value!r}.")
+        for key, value in (("network.width", self.network.width), ("network.levels", self.network.levels)):
+            if value < 1:
+                raise InputError(f"{key} must be at least 1; got {value}.")
+        if self.network.size != 128:
+            raise InputError(
+                f"network.size must be 128, the grid that the deformations are given on; got {self.network.size}."
+            )
+        if min(*rate.start, *rate.end) <= 0:
+            raise InputError("optimiser.learning_rate must be positive.")
+        if not 0 <= self.optimiser.ema < 1:
+            raise InputError(f"optimiser.ema must be in [0, 1); got {self.optimiser.ema}.")
+        if set(self.sampling.table) != {"t1", "t21", "t22"}:
+            raise InputError("sampling.table needs exactly the transforms t1, t21 and t22.")
+        return self
+
+    def architecture(self) -> dict[str, Any]:
+        """What a checkpoint must share with a configuration that continues it."""
+        return {"width": self.network.width, "levels": self.network.levels, "size": self.network.size}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; paths as they were written."""
+        out = dataclasses.asdict(self)
+        del out["folder"]
+        return json.loads(json.dumps(out))
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    if values is None:
+        raise InputError("The schedule needs both plateau and transition.")
+    return tuple(float(v) for v in values)
+
+
+def _per_level(value: Any, levels: int, key: str) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+    if len(values) != levels:
+        raise InputError(f"{key} needs one number, or {levels}: one per level; got {len(values)}.")
+    try:
+        return tuple(float(v) for v in values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key} must be numbers; got {value!r}.") from error
+
+
+# Which fields hold other dataclasses.
+_NESTED = {
+    (Config, "data"): Data,
+    (Config, "network"): Network,
+    (Config, "schedule"): Phases,
+    (Config, "optimiser"): Optimiser,
+    (Config, "sampling"): Sampling,
+    (Config, "hardware"): Hardware,
+    (Config, "validation"): Validation,
+    (Config, "output"): Output,
+    (Sampling, "augmentation"): Augmentation,
+}
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    """A dataclass from a mapping; raises InputError on unknown keys and wrong kinds of value."""
+    if values is None:
+        values = {}
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} must hold keys and values; got {values!r}.")
+    fields = {f.name: f for f in dataclasses.fields(kind) if (kind, f.name) != (Config, "folder")}
+    given = {}
+    for key, value in values.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it may hold {', '.join(fields)}."
+            raise InputError(f"{where} has an unknown key {key!r}: {hint}")
+        name = f"{where}: {key}"
+        if (kind, key) in _NESTED:
+            value = _build(_NESTED[kind, key], value, name)
+        elif (kind, key) == (Sampling, "table"):
+            value = {k: _build(SplineSpec, v, f"{name}.{k}") for k, v in dict(value).items()}
+        elif (kind, key) == (Validation, "pairs"):
+            value = tuple(_build(Pair, v, name) for v in value or ())
+        else:
+            value = _plain(fields[key], value, name)
+        given[key] = value
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise InputError(f"{where} is incomplete: {error}.") from error
+
+
+def _plain(spec: dataclasses.Field, value: Any, where: str) -> Any:
+    """A number, text, flag or tuple of the field's kind."""
+    kind = str(spec.type)
+    if kind == "Any" or (value is None and "None" in kind):
+        return tuple(value) if isinstance(value, list) else value
+    if kind.startswith("tuple"):
+        if isinstance(value, (str, int, float)):
+            value = [value]
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where} must be a list; got {value!r}.")
+        return tuple(str(v) if "str" in kind else v for v in value)
+    if kind.startswith("bool"):
+        wanted = bool
+    elif kind.startswith("int"):
+        wanted = int
+    elif kind.startswith("float"):
+        wanted = (int, float)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+    else:
+        wanted = str
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise InputError(f"{where} must be {kind}; got {value!r}.")
+    return value
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check a YAML configuration; raises InputError with one sentence for anything wrong."""
+    import yaml
+
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The configuration {path} cannot be read: {error.strerror or error}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" near line {mark.line + 1}" if mark else ""
+        raise InputError(f"The configuration {path} is not valid YAML{line}.") from error
+    if isinstance(values, Mapping):
+        values = {"name": path.stem, **values}
+    config = _build(Config, values, str(path))
+    return dataclasses.replace(config, folder=path.parent.resolve()).checked()

@@ -1,0 +1,225 @@
+"""Random deformations with known truth: third-order B-splines on coarse grids (paper, Table I).
+
+Positions and displacements are in voxels of the network's fine grid (128), with vector components x, y, z and
+arrays (z, y, x). A transform maps an index i to i + u(i). The B-splines are those of gryds: control values are
+*interpolated*, the edge is mirrored, and control point k of n lies at index ``size * k / (n - 1)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+FINE = 128
+
+
+@dataclass(frozen=True)
+class SplineSpec:
+    """A row of Table I: ``grid`` control points an axis, uniform within ``ranges`` (x, y, z) fine voxels."""
+
+    grid: int
+    ranges: tuple[float, float, float]
+
+
+TABLE_I = {
+    "t1": SplineSpec(2, (6.4, 6.4, 6.4)),
+    "t21": SplineSpec(4, (3.2, 6.4, 12.8)),
+    "t22": SplineSpec(8, (3.2, 3.2, 3.2)),
+}
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Cells of a grid of ``size`` cells over the fine grid, with ``pad`` more on each side.
+
+    Cell k has its centre at fine index ``(k + 0.5) * FINE / size - 0.5``: the mean of the fine centres in it.
+    """
+
+    size: int
+    pad: int = 0
+
+    @property
+    def step(self) -> float:
+        """Fine voxels between cells."""
+        return FINE / self.size
+
+    @property
+    def count(self) -> int:
+        return self.size + 2 * self.pad
+
+    def positions(self) -> np.ndarray:
+        """(count,): fine indices of the cells' centres."""
+        return (np.arange(-self.pad, self.size + self.pad) + 0.5) * self.step - 0.5
+
+    def cell(self, positions: torch.Tensor) -> torch.Tensor:
+        """Fine index -> continuous cell number, 0 at the first padded cell."""
+        return (positions + 0.5) / self.step - 0.5 + self.pad
+
+
+@lru_cache(maxsize=64)
+def basis(points: int, lattice: Lattice) -> torch.Tensor:
+    """(lattice.count, points) float32: values of the interpolating cubic B-splines at a lattice's positions.
+
+    Columns are the cardinal splines, so a dense field is three matrix products with a control grid.
+    """
+    from scipy.ndimage import map_coordinates
+
+    where = lattice.positions()[None] / FINE * (points - 1)
+    unit = np.eye(points)
+    columns = [map_coordinates(unit[k], where, order=3, mode="mirror") for k in range(points)]
+    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+
+
+def evaluate(control: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+    """Displacements (3, D, H, W) at a lattice's cells from control values (3, n, n, n) [component, z, y, x]."""
+    b = basis(control.shape[-1], lattice)
+    out = torch.einsum("czyx,wx->czyw", control, b)
+    out = torch.einsum("czyw,hy->czhw", out, b)
+    # One plain matrix product for the last, largest axis.
+    c, z, h, w = out.shape
+    return torch.matmul(b, out.reshape(c, z, h * w)).reshape(c, -1, h, w)
+
+
+def identity(lattice: Lattice) -> torch.Tensor:
+    """(3, D, H, W): the fine indices x, y, z of a lattice's cells."""
+    p = torch.from_numpy(lattice.positions().astype(np.float32))
+    n = lattice.count
+    return torch.stack(
+        [p.view(1, 1, n).expand(n, n, n), p.view(1, n, 1).expand(n, n, n), p.view(n, 1, 1).expand(n, n, n)]
+    )
+
+
+def look_up(field: torch.Tensor, lattice: Lattice, positions: torch.Tensor) -> torch.Tensor:
+    """Trilinear values (C, d, h, w) of ``field`` (C, D, H, W), given on ``lattice``, at fine indices (3, d, h, w).
+
+    Beyond the (padded) lattice the border value continues.
+    """
+    n = lattice.count
+    grid = (lattice.cell(positions) * (2 / n) + (1 / n - 1)).permute(1, 2, 3, 0)[None]
+    return F.grid_sample(field[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """One draw of T1 and T2 = box o T2,1 o T2,2.
+
+    ``t1``, ``t21``, ``t22``: control values (3, n, n, n) in fine voxels. ``box_scale``, ``box_shift`` (3,) x, y, z:
+    what a moving box that differs from the fixed one adds; ``(1, 1, 1)`` and ``(0, 0, 0)`` in the paper.
+    """
+
+    t1: torch.Tensor
+    t21: torch.Tensor
+    t22: torch.Tensor
+    box_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    box_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def t1_field(self, lattice: Lattice) -> torch.Tensor:
+        """u1 = T1 - id, (3, D, H, W) fine voxels at the lattice's cells."""
+        return evaluate(self.t1, lattice)
+
+    def t2_field(self, lattice: Lattice) -> torch.Tensor:
+        """u = T2 - id, (3, D, H, W) fine voxels at the lattice's cells: the network's target (eq. 4)."""
+        inner = evaluate(self.t22, lattice)
+        points = identity(lattice)
+        reach = int(np.ceil(float(inner.abs().max()) / lattice.step)) + 1
+        wide = Lattice(lattice.size, lattice.pad + reach)
+        u = inner + look_up(evaluate(self.t21, wide), wide, points + inner)
+        if self.box_scale != (1.0, 1.0, 1.0) or self.box_shift != (0.0, 0.0, 0.0):
+            scale = torch.tensor(self.box_scale).view(3, 1, 1, 1)
+            shift = torch.tensor(self.box_shift).view(3, 1, 1, 1)
+            u = (points + u) * scale + shift - points
+        return u
+
+    def t1_of_t2(self, u: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+        """T1(T2(i)) as fine indices (3, D, H, W), for u on the lattice; T1 is smooth enough for a look-up."""
+        points = identity(lattice) + u
+        wide = Lattice(FINE // 2, FINE // 4)
+        return points + look_up(evaluate(self.t1, wide), wide, points)
+
+
+def draw_control(
+    rng: np.random.Generator, spec: SplineSpec, amplitude: float = 1.0, zero_border: bool = False
+) -> torch.Tensor:
+    """Control values (3, n, n, n) [component x y z; z, y, x] uniform within the spec's ranges times ``amplitude``."""
+    n = spec.grid
+    values = rng.uniform(-1, 1, (3, n, n, n)).astype(np.float32)
+    values *= (np.asarray(spec.ranges, np.float32) * np.float32(amplitude))[:, None, None, None]
+    return torch.from_numpy(values)
+
+
+def jacobian_determinant(u: torch.Tensor, step: float) -> torch.Tensor:
+    """(D-1, H-1, W-1): determinant of i + u(i) by forward differences; ``step`` = fine voxels between cells."""
+    dx = (u[:, :-1, :-1, 1:] - u[:, :-1, :-1, :-1]) / step
+    dy = (u[:, :-1, 1:, :-1] - u[:, :-1, :-1, :-1]) / step
+    dz = (u[:, 1:, :-1, :-1] - u[:, :-1, :-1, :-1]) / step
+    a, d, g = dx[0] + 1, dx[1], dx[2]
+    b, e, h = dy[0], dy[1] + 1, dy[2]
+    c, f, i = dz[0], dz[1], dz[2] + 1
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def folds(deformation: Deformation) -> bool:
+    """Does T1 or T2 fold anywhere on a 32^3 lattice (every fourth fine voxel)?"""
+    lattice = Lattice(32)
+    return any(
+        float(jacobian_determinant(u, lattice.step).min()) <= 0
+        for u in (deformation.t1_field(lattice), deformation.t2_field(lattice))
+    )
+
+
+def draw(
+    rng: np.random.Generator,
+    table: dict[str, SplineSpec] | None = None,
+    amplitude: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    box_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    box_shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    attempts: int = 20,
+) -> Deformation:
+    """Draw T1, T2,1, T2,2; a draw that folds is drawn again, and shrunk a little each time so that it ends.
+
+    ``amplitude`` multiplies the ranges of t1, t2,1 and t2,2.
+    """
+    table = table or TABLE_I
+    shrink = 1.0
+    for _ in range(attempts):
+        controls = [
+            draw_control(rng, table[name], shrink * a) for name, a in zip(("t1", "t21", "t22"), amplitude)
+        ]
+        out = Deformation(*controls, box_scale, box_shift)
+        if not folds(out):
+            return out
+        shrink *= 0.95
+    raise ValueError(
+        f"No deformation without folding in {attempts} draws: make the displacement ranges smaller."
+    )
+
+
+class GrydsDeformation(Deformation):
+    """The same transforms evaluated by gryds itself (GPL-3.0; slow): ``generator: gryds``, and a check of ours."""
+
+    def _dense(self, lattice: Lattice, *controls: torch.Tensor) -> torch.Tensor:
+        import gryds
+
+        # gryds works in fractions of the image and puts components and axes in array order (z, y, x).
+        p = lattice.positions().astype(np.float32) / FINE
+        points = np.array(np.meshgrid(p, p, p, indexing="ij"), np.float32)
+        out = points.reshape(3, -1)
+        for control in controls:
+            spline = gryds.BSplineTransformation(control.numpy()[::-1] / FINE, order=3, mode="mirror")
+            out = spline.transform(out)
+        u = (out.reshape(points.shape) - points)[::-1] * FINE
+        return torch.from_numpy(np.ascontiguousarray(u, np.float32))
+
+    def t1_field(self, lattice: Lattice) -> torch.Tensor:
+        return self._dense(lattice, self.t1)
+
+    def t2_field(self, lattice: Lattice) -> torch.Tensor:
+        u = self._dense(lattice, self.t22, self.t21)
+        points = identity(lattice)
+        scale = torch.tensor(self.box_scale).view(3, 1, 1, 1)
+        shift = torch.tensor(self.box_shift).view(3, 1, 1, 1)
+        return (points + u) * scale + shift - points

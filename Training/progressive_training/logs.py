@@ -1,0 +1,92 @@
+"""What a run leaves behind while it trains: JSON lines, TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .trainer import Trainer
+
+
+class Log:
+    """Writes ``metrics.jsonl`` and TensorBoard events into the run's folder; process 0 only."""
+
+    def __init__(self, config: Config, active: bool, progress: bool, first: int, end: int) -> None:
+        self.active, self.every = active, max(1, config.output.log_every)
+        self.file = self.board = self.bar = None
+        self._loss = self._zero = self._seconds = 0.0
+        self._count = 0
+        if not active:
+            return
+        folder = config.run_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        if progress:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=end, completed=first)
+
+    def step(self, trainer: Trainer, t: int, loss: float, zero: float, seconds: float) -> None:
+        """Count an iteration; every so many, write their mean."""
+        if not self.active:
+            return
+        self._loss += loss
+        self._zero += zero
+        self._seconds += seconds
+        self._count += 1
+        if self.bar:
+            self.bar.update(self.task, completed=t + 1, description=f"loss {loss:8.2f}")
+        if (t + 1) % self.every:
+            return
+        n = self._count
+        values = {
+            "loss": self._loss / n,
+            "zero_loss": self._zero / n,
+            "seconds_per_iteration": self._seconds / n,
+            "learning_rate": trainer.rates.at(trainer.schedule, t, trainer.total),
+        }
+        alpha = trainer.schedule.alpha(t)
+        self._write({"kind": "train", "iteration": t + 1, **values, "alpha": alpha})
+        for name, value in values.items():
+            self.board.add_scalar(f"train/{name}", value, t + 1)
+        for level, a in enumerate(alpha):
+            self.board.add_scalar(f"alpha/{trainer.plain.side(level)}", a, t + 1)
+        self._loss = self._zero = self._seconds = 0.0
+        self._count = 0
+
+    def validation(self, trainer: Trainer, result: dict) -> None:
+        """Write and print a validation."""
+        if not self.active:
+            return
+        self._write({"kind": "validation", **result})
+        for name, value in result.items():
+            if name.endswith("_mm"):
+                self.board.add_scalar(f"validation/{name}", value, result["iteration"])
+        figures = ", ".join(f"{k} {v:.2f}" for k, v in result.items() if k.endswith("_mm"))
+        trainer.report(
+            f"iteration {result['iteration']} (level {result['level']}, {result['seconds']:.0f} s): {figures}"
+        )
+
+    def pictures(self, trainer: Trainer) -> None:
+        """Level maps (paper, Fig. 7) and an overlay, when there is a held-out scan."""
+
+    def _write(self, values: dict) -> None:
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+        if self.file:
+            self.file.close()
+        if self.board:
+            self.board.close()

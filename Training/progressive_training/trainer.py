@@ -1,0 +1,424 @@
+"""The training loop, on Lightning Fabric: one sample an iteration and process (paper, section II-F)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from ProgressiveRegistrationLib.errors import (
+    InputError,
+    ModelError,
+    OutputError,
+    ProgressiveRegistrationError,
+)
+from ProgressiveRegistrationLib.files import write_text
+
+from . import checkpoint
+from .cache import ScanStore
+from .config import Config
+from .dataset import prepare_scans
+from .network import ProgressiveUNet, pool_to, resize
+from .pairs import prepare_pair
+from .samples import Augmentation, Sample, SampleStream
+
+EVALUATION_SIDE = 64
+
+
+class TrainingStopped(ProgressiveRegistrationError):
+    """Training cannot go on; the last good checkpoint is kept."""
+
+
+def weighted_loss(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Eq. 4: the weighted mean of squared vector errors, voxel^2, of (n, 3, ...) fields and (n, 1, ...) weights."""
+    squared = (predicted - target).square().sum(1, keepdim=True)
+    return (squared * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
+def image_side(target_side: int) -> int:
+    """Levels up to 32^3 are fed from pairs sampled on 64^3, finer ones from the full grid."""
+    return 64 if target_side <= 32 else 128
+
+
+class Trainer:
+    """One run of a configuration: ``Trainer(config).run(resume=True)``."""
+
+    def __init__(self, config: Config, report: Callable[[str], None] = print, progress: bool = False) -> None:
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies import DDPStrategy
+
+        self.config, self._report, self._show_progress = config, report, progress
+        self.schedule = config.build_schedule()
+        self.rates = config.build_learning_rate()
+        self.total = config.schedule.iterations
+        hardware = config.hardware
+        if hardware.threads:
+            torch.set_num_threads(hardware.threads)
+        accelerator = hardware.accelerator
+        if accelerator == "auto":
+            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        precision = hardware.precision
+        if precision == "auto":
+            precision = "bf16-mixed" if accelerator == "cpu" or torch.cuda.is_bf16_supported() else "16-mixed"
+        several = hardware.nodes > 1 or (hardware.devices not in (1, "1"))
+        self.fabric = Fabric(
+            accelerator=accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            precision=precision,
+            # Levels that are not active yet have parameters without gradients.
+            strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        )
+        self.precision = precision
+        self.stop_signal: int | None = None
+
+    def report(self, text: str) -> None:
+        if self.fabric.is_global_zero:
+            self._report(text)
+
+    # Building -------------------------------------------------------------------------------------------------------
+
+    def _open_data(self) -> None:
+        config = self.config
+        cache = config.path(config.data.cache)
+        train = [config.path(p) for p in config.data.train]
+        validation = [config.path(p) for p in config.data.validation]
+        # One process prepares; the others find everything prepared.
+        if not self.fabric.is_global_zero:
+            self.fabric.barrier()
+        folders, _ = prepare_scans(train, cache / "train", self.report)
+        held_out = prepare_scans(validation, cache / "validation", self.report)[0] if validation else []
+        if self.fabric.is_global_zero:
+            self.fabric.barrier()
+        store = ScanStore(folders, config.data.window, config.data.memory_gb)
+        self.stream = SampleStream(store, config.sampling, config.seed, "train")
+        self.held_out = None
+        if held_out:
+            # Held-out pairs are the paper's: fixed deformations of the plain scan, in boxes of their own.
+            plain = replace(
+                Augmentation.none(),
+                box_change=0.04,
+                box_change_share=1.0,
+                density=config.sampling.augmentation.density,
+            )
+            sampling = replace(config.sampling, augmentation=plain, generator="fast")
+            store = ScanStore(held_out, config.data.window, config.data.memory_gb)
+            self.held_out = SampleStream(store, sampling, 1, "validate")
+        self.pairs = (
+            [prepare_pair(config, p) for p in config.validation.pairs] if self.fabric.is_global_zero else []
+        )
+
+    def _build_network(self) -> None:
+        options = self.config.network
+        network = ProgressiveUNet(
+            options.width, options.levels, options.size, options.norm, options.momentum, self.config.seed
+        )
+        network = network.to(memory_format=torch.channels_last_3d)
+        chosen = self.config.optimiser
+        if chosen.name == "sgd":
+            optimiser = torch.optim.SGD(
+                network.parameters(), 1.0, momentum=chosen.momentum, weight_decay=chosen.weight_decay
+            )
+        else:
+            optimiser = torch.optim.AdamW(
+                network.parameters(), 1.0, weight_decay=chosen.weight_decay, fused=True
+            )
+        self.average = copy.deepcopy(network).eval()
+        self.network, self.optimiser = self.fabric.setup(network, optimiser)
+        self.average = self.fabric.to_device(self.average)
+        self.plain = network
+        self.iteration, self.seconds, self.history = 0, 0.0, []
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.config.run_folder / "checkpoints"
+
+    def _optimiser_tensors(self) -> dict[str, torch.Tensor]:
+        names = {id(p): n for n, p in self.plain.named_parameters()}
+        inner = getattr(self.optimiser, "_optimizer", self.optimiser)
+        return {
+            f"{names[id(p)]}|{key}": value if torch.is_tensor(value) else torch.tensor(float(value))
+            for p, entries in inner.state.items()
+            if id(p) in names
+            for key, value in entries.items()
+            if value is not None
+        }
+
+    def save(self) -> Path | None:
+        """Write a checkpoint (process 0); raises OutputError, after which the earlier checkpoints still stand."""
+        if not self.fabric.is_global_zero:
+            return None
+        folder = self.checkpoint_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        path = checkpoint.checkpoint_path(folder, self.iteration)
+        state = {
+            "format": 1,
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "architecture": self.config.architecture(),
+            "alpha": self.schedule.alpha(max(0, self.iteration - 1)),
+            "config": self.config.to_dict(),
+            "history": self.history[-400:],
+        }
+        groups = {
+            "network": self.plain.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self._optimiser_tensors(),
+        }
+        if not all(bool(torch.isfinite(t).all()) for t in groups["network"].values()):
+            raise TrainingStopped(
+                f"The weights are not finite at iteration {self.iteration}; {self._last_good()}"
+            )
+        checkpoint.save(path, groups, state)
+        checkpoint.prune(folder, self.config.output.keep)
+        if self.config.output.mirror:
+            checkpoint.mirror(path, self.config.path(self.config.output.mirror))
+        return path
+
+    def _last_good(self) -> str:
+        found = checkpoint.checkpoints(self.checkpoint_folder)
+        return f"the last good checkpoint is {found[-1]}." if found else "there is no checkpoint yet."
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises ModelError for another architecture or a damaged file."""
+        groups, state = checkpoint.load(path)
+        checkpoint.check_architecture(state, self.config.architecture(), path)
+        try:
+            self.plain.load_state_dict(groups["network"])
+            self.average.load_state_dict(groups["average"])
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(f"The checkpoint {path} does not fit the configured network.") from error
+        inner = getattr(self.optimiser, "_optimizer", self.optimiser)
+        parameters = dict(self.plain.named_parameters())
+        inner.state.clear()
+        for key, value in groups.get("optimiser", {}).items():
+            name, entry = key.split("|")
+            parameter = parameters[name]
+            # Adam counts its steps in a scalar, which stays where it is; the rest has the parameter's layout.
+            if value.ndim:
+                value = value.to(parameter.device, memory_format=torch.preserve_format)
+                if parameter.ndim == 5:
+                    value = value.to(memory_format=torch.channels_last_3d)
+            inner.state.setdefault(parameter, {})[entry] = value
+        self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
+        self.history = list(state.get("history", []))
+
+    # Running --------------------------------------------------------------------------------------------------------
+
+    def run(self, resume: bool = False, start_from: Path | None = None, until: int | None = None) -> int:
+        """Train to the end of the schedule (or to ``until``); returns the iteration reached.
+
+        ``resume``: from the run's latest checkpoint. ``start_from``: begin this run with another checkpoint.
+        """
+        self.fabric.launch()
+        self._open_data()
+        self._build_network()
+        found = checkpoint.checkpoints(self.checkpoint_folder)
+        if found and not resume:
+            raise InputError(
+                f"The run {self.config.run_folder} exists already: add --resume to continue it, or give the configuration "
+                "another name."
+            )
+        if resume and found:
+            self.load(found[-1])
+            self.report(f"Continuing at iteration {self.iteration} from {found[-1]}")
+        elif start_from is not None:
+            self.load(start_from)
+            self.report(f"Starting at iteration {self.iteration} from {start_from}")
+        for text in self.schedule.warnings():
+            self.report(f"Warning: {text}")
+        if self.fabric.is_global_zero:
+            self.config.run_folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.config.run_folder / "config.json", json.dumps(self.config.to_dict(), indent=1))
+        previous = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                previous[number] = signal.signal(number, self._on_signal)
+            except ValueError:  # not the main thread
+                pass
+        try:
+            self._loop(min(self.total, until or self.total))
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self.iteration
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stop_signal = number
+
+    def _should_stop(self) -> bool:
+        if self.fabric.world_size == 1:
+            return self.stop_signal is not None
+        flag = torch.tensor(float(self.stop_signal is not None), device=self.fabric.device)
+        return float(self.fabric.all_reduce(flag, reduce_op="max")) > 0
+
+    def _draw(self, iteration: int) -> Sample:
+        """The sample of an iteration: keyed by seed and number, so that it does not depend on how training went."""
+        side = self.plain.side(self.schedule.finest(iteration))
+        number = iteration * self.fabric.world_size + self.fabric.global_rank
+        return self.stream.sample(number, image_side(side), side)
+
+    def _loop(self, end: int) -> None:
+        output = self.config.output
+        from .logs import Log
+
+        log = Log(self.config, self.fabric.is_global_zero, self._show_progress, self.iteration, end)
+        workers = ThreadPoolExecutor(1) if self.config.hardware.prefetch else None
+        following: Future | None = None
+        last_save = time.monotonic()
+        self.plain.train()
+        try:
+            while self.iteration < end:
+                began = time.monotonic()
+                t = self.iteration
+                sample = following.result() if following else self._draw(t)
+                following = workers.submit(self._draw, t + 1) if workers and t + 1 < end else None
+                loss, zero = self._step(t, sample)
+                self.iteration += 1
+                self.seconds += time.monotonic() - began
+                log.step(self, t, loss, zero, time.monotonic() - began)
+                every = self.config.validation.every
+                if every and self.iteration % every == 0:
+                    result = self.validate()
+                    if result:
+                        self.history.append(result)
+                        log.validation(self, result)
+                if output.pictures_every and self.iteration % output.pictures_every == 0:
+                    log.pictures(self)
+                if output.snapshot_every and self.iteration % output.snapshot_every == 0:
+                    self._snapshot()
+                due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
+                if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
+                    self._save_or_warn()
+                    last_save = time.monotonic()
+                if self._should_stop():
+                    self.report(f"Stopping after iteration {self.iteration}: signal received.")
+                    break
+            self.save()
+        finally:
+            if workers:
+                workers.shutdown(wait=True, cancel_futures=True)
+            log.close()
+
+    def _save_or_warn(self) -> None:
+        """A checkpoint in passing: a full disk must not end a run of days, and the old checkpoint still stands."""
+        try:
+            self.save()
+        except OutputError as error:
+            self.report(f"Warning: no checkpoint at iteration {self.iteration}: {error}")
+
+    def _step(self, t: int, sample: Sample) -> tuple[float, float]:
+        """One iteration; returns the loss and what a zero field would have, voxel^2."""
+        alpha = self.schedule.alpha(t)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rates.at(self.schedule, t, self.total)
+        device = self.fabric.device
+        images = sample.images.to(device, memory_format=torch.channels_last_3d)
+        target, weight = sample.target.to(device), sample.weight.to(device)
+        predicted = self.network(images, alpha)
+        loss = weighted_loss(predicted.float(), target, weight)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingStopped(
+                f"The loss is {value} at iteration {t}: training stopped; {self._last_good()}"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.config.optimiser.clip:
+            self.fabric.clip_gradients(
+                self.network, self.optimiser, max_norm=self.config.optimiser.clip, error_if_nonfinite=False
+            )
+        self.optimiser.step()
+        self._update_average(t)
+        return value, float(weighted_loss(torch.zeros_like(target), target, weight))
+
+    @torch.no_grad()
+    def _update_average(self, t: int) -> None:
+        """Exponential average of weights and running statistics; it begins anew with each level."""
+        first, _ = self.schedule.span(self.schedule.phase(t), self.total)
+        done = t - first
+        decay = min(self.config.optimiser.ema, (1 + done) / (10 + done))
+        pairs = [
+            (a, b)
+            for a, b in zip(self.average.state_dict().values(), self.plain.state_dict().values())
+            if b.is_floating_point()
+        ]
+        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
+        for a, b in zip(self.average.buffers(), self.plain.buffers()):
+            if not b.is_floating_point():
+                a.copy_(b)
+
+    def _snapshot(self) -> None:
+        """The averaged weights in half precision, for evaluation later (paper, section III-A)."""
+        if self.fabric.is_global_zero:
+            folder = self.config.run_folder / "snapshots"
+            folder.mkdir(parents=True, exist_ok=True)
+            half = {k: v.half() if v.is_floating_point() else v for k, v in self.average.state_dict().items()}
+            state = {
+                "iteration": self.iteration,
+                "architecture": self.config.architecture(),
+                "alpha": self.schedule.alpha(self.iteration - 1),
+            }
+            checkpoint.save(checkpoint.checkpoint_path(folder, self.iteration), {"average": half}, state)
+
+    @torch.no_grad()
+    def predict(self, images: torch.Tensor, side: int, iteration: int | None = None) -> torch.Tensor:
+        """The averaged network's field (1, 3, side, side, side) for images, at the weights of an iteration."""
+        alpha = self.schedule.alpha(self.iteration - 1 if iteration is None else iteration)
+        images = images.to(self.fabric.device, memory_format=torch.channels_last_3d)
+        with self.fabric.autocast():
+            return predict_field(self.average, images, alpha, side)
+
+    @torch.no_grad()
+    def validate(self) -> dict | None:
+        """Held-out error inside the lung, mm, on a fixed list of deformations, and TRE on the configured pairs."""
+        if not self.fabric.is_global_zero:
+            return None
+        finest = self.plain.side(self.schedule.finest(self.iteration - 1))
+        result: dict = {"iteration": self.iteration, "level": finest, "seconds": round(self.seconds, 1)}
+        if self.held_out is not None:
+            errors, zeros = [], []
+            scans = len(self.held_out.store)
+            for number in range(self.config.validation.samples * scans):
+                sample = self.held_out.sample(
+                    number, image_side(finest), EVALUATION_SIDE, scan=number % scans
+                )
+                field = self.predict(sample.images, max(EVALUATION_SIDE, finest))
+                error, zero = lung_error(pool_to(field, EVALUATION_SIDE), sample)
+                errors.append(error)
+                zeros.append(zero)
+            result.update({"lung_error_mm": float(np.mean(errors)), "zero_field_mm": float(np.mean(zeros))})
+        for pair in self.pairs:
+            side = image_side(finest)
+            images = pool_to(pair.images, side)
+            result[f"tre_{pair.name}_mm"] = float(pair.tre(self.predict(images, 128)[0]).mean())
+            result[f"before_{pair.name}_mm"] = float(pair.before.mean())
+        return result
+
+
+def predict_field(
+    network: ProgressiveUNet, images: torch.Tensor, alpha: list[float], side: int
+) -> torch.Tensor:
+    """The field at ``side``, in voxels of the 128 grid, whatever levels are active."""
+    finest = network.side(max(i for i, a in enumerate(alpha) if a > 0))
+    return resize(network(images, alpha, max(finest, min(side, finest))), max(side, finest))
+
+
+def lung_error(field: torch.Tensor, sample: Sample) -> tuple[float, float]:
+    """Mean |u - û| inside the fixed lung in mm, and the same for a zero field."""
+    scale = torch.tensor(sample.spacing).view(1, 3, 1, 1, 1)
+    lung = sample.lung
+    error = ((field.float().cpu() - sample.target) * scale).norm(dim=1, keepdim=True)
+    zero = (sample.target * scale).norm(dim=1, keepdim=True)
+    total = lung.sum().clamp_min(1e-6)
+    return float((error * lung).sum() / total), float((zero * lung).sum() / total)
