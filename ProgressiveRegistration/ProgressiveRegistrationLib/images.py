@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,12 +88,34 @@ def _read_file(path: Path) -> sitk.Image:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; give an image file.")
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = itk_message(error)
-        raise InputError(
-            f"{path} cannot be read as an image: it is damaged, cut off or no image ({reason})."
-        ) from error
+        raise InputError(f"{path} cannot be read as an image: it is damaged, cut off or no image.") from error
+    if path.name.lower().endswith((".nii", ".nii.gz")) and _nifti_is_cut_off(path, image):
+        raise InputError(f"{path} cannot be read as an image: it is cut off; copy or convert it again.")
+    return image
+
+
+def _nifti_is_cut_off(path: Path, image: sitk.Image) -> bool:
+    """ITK fills a truncated NIfTI file up without a word; so count its bytes."""
+    voxels = sitk.GetArrayViewFromImage(image)
+    stored = sitk.ImageFileReader()
+    stored.SetFileName(str(path))
+    stored.ReadImageInformation()
+    # Rescaled files hold fewer bytes per voxel than what ITK hands out.
+    scaled = stored.GetMetaData("scl_slope") if stored.HasMetaDataKey("scl_slope") else "0"
+    bits = int(stored.GetMetaData("bitpix")) if stored.HasMetaDataKey("bitpix") else 8
+    needed = 348 + voxels.size * (bits // 8 if float(scaled) not in (0.0, 1.0) else voxels.dtype.itemsize)
+    if not path.name.lower().endswith(".gz"):
+        return path.stat().st_size < needed
+    length = 0
+    try:
+        with gzip.open(path) as stream:
+            while chunk := stream.read(1 << 22):
+                length += len(chunk)
+    except (EOFError, OSError, zlib.error):
+        return True
+    return length < needed
 
 
 @dataclass(frozen=True)
