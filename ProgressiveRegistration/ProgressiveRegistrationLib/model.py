@@ -297,15 +297,16 @@ def load_model(name_or_path: str | os.PathLike | None = None, device: str = "aut
 
 
 def write_model(card: ModelCard, weights: dict[str, torch.Tensor], folder: str | os.PathLike) -> ModelCard:
-    """Write NAME.safetensors and NAME.json; weights in float16, checksum filled in. Returns the card as written."""
+    """Write NAME.safetensors and NAME.json; kernels in float16, checksum filled in. Returns the card as written."""
     from safetensors.torch import save
 
     from .files import replacing, write_text
 
     folder = Path(folder)
+    # kernels in float16; biases and statistics are few, and variances may be too small for it
     content = save(
         {
-            k: v.detach().cpu().half().contiguous()
+            k: (v.half() if v.ndim > 1 else v.float()).detach().cpu().contiguous()
             for k, v in weights.items()
             if not k.endswith("num_batches_tracked")
         }
