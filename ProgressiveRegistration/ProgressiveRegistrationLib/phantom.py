@@ -10,6 +10,7 @@ and draws the trees with their nodes at T^-1. Nothing is resampled, so truth is 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,20 +167,23 @@ def breathing_thorax(
     lesions = Lesions.draw(anatomy, streams[3], nodules, emphysema, consolidation)
     tissue = Tissue(anatomy, motion, vessels, lesions, contrast, streams[4])
 
-    images, masks = {}, {}
-    for phase, stream in (("inhale", streams[5]), ("exhale", streams[6])):
+    def image(phase: str, stream: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
         hu, mask = tissue.at(grid, exhale=phase == "exhale")
         hu = scan(hu, grid, stream, shape, noise, thickness)
         hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
         if padding:
             hu[:, outside_bore(grid)] = PADDING
-        images[phase], masks[phase] = grid.image(hu), grid.image(mask.astype(np.uint8))
+        return grid.image(hu), grid.image(mask.astype(np.uint8))
+
+    # Two threads: numpy leaves the interpreter's lock, and neither image depends on the other.
+    with ThreadPoolExecutor(2) as pool:
+        inhale, exhale = pool.map(image, ("inhale", "exhale"), streams[5:7])
     moving, labels = tissue.landmarks(landmarks)
     return ThoraxPair(
-        inhale=images["inhale"],
-        exhale=images["exhale"],
-        inhale_lungs=masks["inhale"],
-        exhale_lungs=masks["exhale"],
+        inhale=inhale[0],
+        exhale=exhale[0],
+        inhale_lungs=inhale[1],
+        exhale_lungs=exhale[1],
         fixed_landmarks=Landmarks(
             motion.lung_inverse(moving), labels, source="the phantom's exhale landmarks"
         ),
@@ -316,7 +320,7 @@ class Lesions:
         return self.look(self.texture, x, y, z) + 0.8 * self.look(self.clouds, x, y, z)
 
     def dense_field(self, x, y, z) -> np.ndarray:
-        cx, cy, cz = self.dense_centre
+        cx, cy, cz = self.dense_centre.tolist()
         away = np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2)
         return self.look(self.clouds, x, y, z) + 0.35 * self.look(self.texture, x, y, z) - away / 30
 
@@ -329,32 +333,33 @@ class Tissue:
         self.blood = 42.0 + float(contrast)
         self.contrast = float(contrast)
         self.rng = rng
-        self.mosaic = rng.uniform(0, 2 * np.pi, 9)
+        self.mosaic = rng.uniform(0, 2 * np.pi, 9).tolist()
         self.select = np.random.Generator(np.random.PCG64(rng.integers(2**63)))
 
     def at(self, grid: Grid, *, exhale: bool) -> tuple[np.ndarray, np.ndarray]:
         """(z, y, x) float32 HU and bool lung mask."""
         anatomy = self.anatomy
-        x, y, z = np.moveaxis(grid.points(), -1, 0)
-        bx, by, bz = self.motion.wall_xyz(x, y, z) if exhale else (x, y, z)
+        whole = np.full(grid.shape, -1000, np.float32)
         edge = float(np.prod(grid.spacing) ** (1 / 3))
 
         def share(distance):  # of the voxel that lies where distance < 0
             return np.clip(0.5 - distance / np.float32(edge), 0, 1)
 
-        hu = np.full(grid.shape, -1000, np.float32)
-        self._table(hu, x, y, share)
+        # What follows is worked out in boxes, each within the one before: the body, the rib cage, the spine.
+        self._table(whole, *np.moveaxis(grid.points(), -1, 0)[:2], share)
+        front = anatomy.back - 2 * anatomy.half_depth - anatomy.wall - anatomy.breast - 12
+        box = slices(
+            grid, (-np.inf, front - 0.4 * self.motion.amplitude, -np.inf), (np.inf, anatomy.back + 60, np.inf)
+        )
+        hu, body = whole[box], cropped(grid, box)
+        x, y, z = np.moveaxis(body.points(), -1, 0)
+        bx, by, bz = self.motion.wall_xyz(x, y, z) if exhale else (x, y, z)
         depth = anatomy.cage_distance(bx, by, bz)
         height = self._wall(hu, bx, by, bz, depth, share)
         # The ribs press a little into the lungs, which slide past them.
         depth = depth + 1.2 * np.cos(height * np.float32(2 * np.pi / 25.5)).astype(np.float32)
-        # Within the rib cage all moves with the lungs; a crop keeps that cheap.
+        # Within the rib cage all moves with the lungs.
         crop = bounding(depth < 3 * max(grid.spacing), grow=2)
-        sub = Grid(
-            [s.stop - s.start for s in crop[::-1]],
-            grid.spacing,
-            grid.index_to_world([s.start for s in crop[::-1]]),
-        )
         lx, ly, lz = (p[crop] for p in (x, y, z))
         if exhale:
             lx, ly, lz = self.motion.lung_xyz(lx, ly, lz)
@@ -367,14 +372,15 @@ class Tissue:
         view += inner * (organs - view)
         lung = anatomy.lung_distance(lx, ly, lz)
         air = share(lung) * inner
-        spine = anatomy.spine(bx, by, bz)
-        self._spine(hu, spine, share, np.pad(air, [(s.start, n - s.stop) for s, n in zip(crop, hu.shape)]))
+        near = slices(body, (-46, anatomy.back - 75, -np.inf), (46, np.inf, np.inf))
+        free = 1 - np.pad(air, [(s.start, n - s.stop) for s, n in zip(crop, hu.shape)])[near]
+        self._spine(hu[near], bx[near], by[near], bz[near], share, free)
         parenchyma = self._parenchyma(lx, ly, lz, growth, share)
         view += air * (parenchyma - view)
-        self._tubes(view, sub, air, exhale)
+        self._tubes(view, cropped(body, crop), air, exhale)
         mask = np.zeros(grid.shape, bool)
-        mask[crop] = (lung < 0) & (depth[crop] < 0)
-        return hu, mask
+        mask[box][crop] = (lung < 0) & (depth[crop] < 0)
+        return whole, mask
 
     def landmarks(self, count: int) -> tuple[np.ndarray, list[str]]:
         """(n, 3) forks at inhale, spread over both lungs, and their labels."""
@@ -431,13 +437,14 @@ class Tissue:
         bone = np.where(along < 0.82, 1.0, 0.0).astype(np.float32)
         marrow = np.where(rib > 0.42, 190, 560) * bone + 95 * (1 - bone)
         paint(hu, share(-rib * 3.6), marrow)
-        plate = anatomy.sternum(x, y, z)
-        paint(hu, share(plate), np.where(plate < -2, 130, 380))
+        sternum = anatomy.sternum(x, y, z)
+        paint(hu, share(sternum), np.where(sternum < -2, 130, 380))
         paint(hu, share(np.maximum(anatomy.scapulae(x, y, z, depth), skin + 7)), 420)
         return height
 
-    def _spine(self, hu, spine, share, lung) -> None:
-        body, free = spine["body"], 1 - lung
+    def _spine(self, hu, x, y, z, share, free) -> None:
+        spine = self.anatomy.spine(x, y, z)
+        body = spine["body"]
         paint(hu, share(spine["disc"]) * free, 85)
         paint(hu, share(body) * free, np.where(body < -2, 185, 420))
         paint(hu, share(spine["arch"]) * free, 400)
@@ -531,6 +538,22 @@ def determinant(x, y, z, spacing) -> np.ndarray:
     rows = [np.gradient(p, *spacing[::-1]) for p in (x, y, z)]  # each: d/dz, d/dy, d/dx
     (xz, xy, xx), (yz, yy, yx), (zz, zy, zx) = rows
     return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
+
+
+def slices(grid: Grid, lower, upper) -> tuple[slice, slice, slice]:
+    """The voxels (z, y, x) of an axis-aligned grid between two corners (x, y, z) in mm; infinite: to the edge."""
+    out = []
+    for n, spacing, origin, low, high in zip(grid.size, grid.spacing, grid.origin, lower, upper):
+        centres = origin + spacing * np.arange(n)
+        inside = np.flatnonzero((centres >= low) & (centres <= high))
+        out.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return tuple(out[::-1])
+
+
+def cropped(grid: Grid, box: tuple[slice, ...]) -> Grid:
+    """The part of a grid in ``box`` (z, y, x)."""
+    start, size = [s.start for s in box[::-1]], [s.stop - s.start for s in box[::-1]]
+    return Grid(size, grid.spacing, grid.index_to_world(start))
 
 
 def bounding(mask: np.ndarray, grow: int) -> tuple[slice, ...]:

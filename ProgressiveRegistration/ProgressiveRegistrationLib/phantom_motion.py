@@ -96,7 +96,7 @@ class Motion:
             1 + 0.12 * np.tanh(self.profile * np.maximum(t - 1, 0.0) / 0.12),
         )
         inner = np.maximum(1 - rho * rho, 0.0) ** 2  # 0 on the costal pleura: there the lung may only slide
-        size = 0.11 * self.amplitude / np.sqrt(len(self.waves))
+        size = 0.11 * self.amplitude / len(self.waves) ** 0.5
         sideways, deeper, lower = 0.0, 0.0, -drop * share
         for kx, ky, kz, phase, dx, dy, dz in self.waves.tolist():
             wave = inner * np.sin(kx * x + ky * y + kz * z + phase)
