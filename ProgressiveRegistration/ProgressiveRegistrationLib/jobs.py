@@ -174,8 +174,8 @@ def register_files(
             tell("reading", 0.0, "reading the images")
             fixed = read_image(job.fixed, series=job.fixed_series)
             moving = read_image(job.moving, series=job.moving_series)
-            masks = [_read_mask(path) for path in (job.fixed_mask, job.moving_mask)]
-            labels = None if job.moving_labels is None else _read_mask(job.moving_labels)
+            masks = [path and read_image(path) for path in (job.fixed_mask, job.moving_mask)]
+            labels = job.moving_labels and read_image(job.moving_labels)
             pair = job.landmarks.read(fixed, moving)
         options = {"model": job.model, "device": job.device, "lung_boxes": job.lung_boxes}
         options.update(refinement=PRESETS[job.preset], cancelled=tell.cancelled)
@@ -284,7 +284,7 @@ def evaluate_files(
         fixed_image = read_image(fixed, series=fixed_series)
         moving_image = None if moving is None else read_image(moving, series=moving_series)
         pair = landmarks.read(fixed_image, moving_image)
-        mask_image = None if fixed_mask is None else _read_mask(fixed_mask)
+        mask_image = fixed_mask and read_image(fixed_mask)
     notes = list(pair.notes)
     with clock.stage("lungs"):
         tell("lungs", 0.3, "finding the fixed lungs")
@@ -300,7 +300,7 @@ def evaluate_files(
         figures = quality_figures(
             mapping, fixed_image, lung_mask=mask, backward=back, cancelled=tell.cancelled, **pair.figures()
         )
-    report = evaluation_report(figures, transform=str(transform))
+    report = evaluation_report(figures, str(transform))
     report["inputs"] = _inputs(fixed_image, fixed, moving_image, moving, pair, landmarks)
     report["notes"] = notes
     report["command"] = command
@@ -326,7 +326,7 @@ def apply_image(
 ) -> None:
     """Warp an image (or a label map) onto a reference image's grid and write it."""
     mapping = read_transform(transform)
-    image = _read_mask(moving) if label else read_image(moving, series=moving_series)
+    image = read_image(moving, series=moving_series)
     grid_of = read_image(reference, series=reference_series)
     if isinstance(mapping, sitk.Transform):
         interpolator = sitk.sitkNearestNeighbor if label else sitk.sitkLinear
@@ -457,10 +457,6 @@ def _inputs(fixed, fixed_path, moving, moving_path, pair: Pair, files: LandmarkF
     if pair.how:
         out["landmark_pairing"] = pair.how
     return out
-
-
-def _read_mask(path: Path) -> sitk.Image:
-    return read_image(path)
 
 
 def _background(image: sitk.Image) -> float:

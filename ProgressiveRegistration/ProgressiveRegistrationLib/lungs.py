@@ -13,13 +13,14 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from .errors import InputError, NoLungError
-from .geometry import Box, Grid
+from .geometry import Affine, Box, Grid
 
 COARSE_MM = 4.0
 FINE_MM = 2.0
 MARGIN_MM = 8.0  # chest wall that the box keeps around the lungs: its edges help the network
 AIR_HU = -400.0  # below: lung or gas
 GAS_HU = -972.0  # below, after smoothing: gas without tissue
+DARK_HU = -985.0  # below, after smoothing: surely outside the lungs
 PADDING_HU = -1100.0  # below: what scanners write outside the reconstructed field
 MIN_LUNG_LITRES = 0.3
 MIN_PART_LITRES = 0.1
@@ -41,6 +42,12 @@ class Lungs:
     box: Box
     volume_litres: float
     notes: list[str] = field(default_factory=list)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the mask's voxels along x, y, z; LPS mm, (3,) each."""
+        grid = Grid.from_image(self.mask)
+        index = np.argwhere(sitk.GetArrayViewFromImage(self.mask) > 0)[:, ::-1]
+        return grid.index_to_world(index.mean(0)), index.std(0) * np.asarray(grid.spacing)
 
 
 def find_lungs(image: sitk.Image, *, mask: sitk.Image | None = None, name: str = "image") -> Lungs:
@@ -73,6 +80,20 @@ def find_lungs(image: sitk.Image, *, mask: sitk.Image | None = None, name: str =
             f"body; give a chest CT in Hounsfield units, or a lung mask."
         )
     return _describe(image, _fine_mask(image, coarse, lung), name)
+
+
+def matched_boxes(fixed: Lungs, moving: Lungs) -> tuple[Box, Box]:
+    """Own boxes of two images: each covers its lungs, and the affine map between them matches the lungs' centre and spread.
+
+    Faces alone are a poor match: a few voxels in a sulcus or at a cropped border move them (elastix_lung: 10.1 mm left
+    after mapping face to face, 4.2 mm after this).
+    """
+    (fixed_mean, fixed_sd), (moving_mean, moving_sd) = fixed.moments(), moving.moments()
+    scale = np.clip(moving_sd / fixed_sd, 0.67, 1.5)
+    to_moving = Affine(np.diag(scale), moving_mean - scale * fixed_mean)
+    back = to_moving.inverse()
+    box = fixed.box.union(Box(back(np.asarray(moving.box.lower)), back(np.asarray(moving.box.upper))))
+    return box, Box(to_moving(np.asarray(box.lower)), to_moving(np.asarray(box.upper)))
 
 
 def _covering_grid(image: sitk.Image, spacing: float, box: Box | None = None) -> Grid:
@@ -137,8 +158,10 @@ def _coarse_lungs(hu: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
     lung = _lung_parts(air & ~exterior & ~gas, smooth, valid)
     cut = _lung_cut_by_the_side(lung, smooth, valid, gas, exterior)
     if cut.any():
-        exterior &= ~cut
-        lung = _lung_parts(air & ~exterior & ~gas, smooth, valid)
+        # Then only gas and padding that are joined to the border count as outside.
+        outer = _joined_to_border_in_slice(_opened(smooth < DARK_HU) | ~valid)
+        exterior &= ndimage.binary_dilation(outer, iterations=2, mask=exterior) | ~_near(cut, lung)
+        lung = _lung_parts(air & ~exterior & ~_opened(gas), smooth, valid)
     if not lung.any():
         return None
     lung = _without_neck(lung)
@@ -157,6 +180,8 @@ def _lung_parts(candidate: np.ndarray, smooth: np.ndarray, valid: np.ndarray) ->
     # not bowel gas (too dark), nor what lies under a blanket or inside the table (no body around it)
     keep = [i for i in keep if -965 < np.median(smooth[labels == i]) < -450]
     keep = [i for i in keep if _wrapped_in_tissue(labels == i, smooth, valid)]
+    # nor the rim of the body in a cropped image
+    keep = [i for i in keep if ndimage.binary_erosion(labels == i, iterations=2, border_value=1).any()]
     largest = max(keep, key=lambda i: litres[i], default=0)
     if not keep or litres[largest] < MIN_LUNG_LITRES:
         return np.zeros_like(candidate)
@@ -191,13 +216,21 @@ def _lung_cut_by_the_side(
     if lung.any():
         cut = [i for i in cut if (lung & (labels == i)).any()]
     cut = [i for i in cut if _wrapped_in_tissue(labels == i, smooth, valid, reach=2)]
-    part = np.isin(labels, cut)
-    if not part.any():
-        return part
-    near = ndimage.binary_dilation(part, iterations=4)
-    return ndimage.binary_propagation(
-        part & exterior, mask=near & exterior & valid & ~gas & (smooth < AIR_HU)
-    )
+    return np.isin(labels, cut)
+
+
+def _opened(gas: np.ndarray) -> np.ndarray:
+    """Without specks: emphysema is gas too, but in small holes."""
+    return ndimage.binary_opening(gas, iterations=2)
+
+
+def _near(*parts: np.ndarray) -> np.ndarray:
+    """Within the bounding box of the parts, and 20 mm around it."""
+    found = np.argwhere(np.logical_or.reduce(parts))
+    low, high = found.min(0) - 5, found.max(0) + 6
+    near = np.zeros(parts[0].shape, bool)
+    near[tuple(slice(max(0, a), b) for a, b in zip(low, high))] = True
+    return near
 
 
 def _wrapped_in_tissue(part: np.ndarray, smooth: np.ndarray, valid: np.ndarray, reach: int = 0) -> bool:

@@ -13,7 +13,7 @@ from .errors import InputError
 from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
-from .lungs import Lungs, find_lungs
+from .lungs import Lungs, find_lungs, matched_boxes
 from .progress import Progress, Stages, Stop
 
 PRESETS = ("fast", "balanced", "accurate")
@@ -30,8 +30,9 @@ class Registration:
     ----------
     field : T(x) = x + u(x) from fixed to moving, mm LPS; past its grid the box-to-box affine map.
     seconds : by stage, and ``total``.
-    fixed_lungs, moving_lungs : masks and boxes that were used.
+    fixed_lungs, moving_lungs : masks and boxes that were found.
     lung_boxes : "own", "shared" or "explicit".
+    boxes : (fixed, moving): what the network saw.
     card : of the model; None when no network ran.
     device, precision : that the network ran on.
     preset : "fast" (the network alone), "balanced" or "accurate".
@@ -44,6 +45,7 @@ class Registration:
     fixed_lungs: Lungs
     moving_lungs: Lungs
     lung_boxes: str
+    boxes: tuple[Box, Box]
     card: Any
     device: str
     precision: str
@@ -73,7 +75,7 @@ def register(
     model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network, box-to-box affine only.
     device : auto, cpu, cuda, cuda:N, mps.
     lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map between the two
-        boxes; "shared": one box around both, as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
+        boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
     refinement : None (the network alone, the paper's mode), "balanced" or "accurate" (see ``refinement.py``).
     fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
     progress : called with (stage, fraction of the whole job, text).
@@ -149,6 +151,7 @@ def register(
         fixed_lungs=fixed_lungs,
         moving_lungs=moving_lungs,
         lung_boxes=mode,
+        boxes=(fixed_box, moving_box),
         card=network.card if network is not None else None,
         device=network.device if network is not None else "cpu",
         precision=network.precision if isinstance(network, Model) else "float32",
@@ -167,7 +170,7 @@ def _boxes(
 ) -> tuple[str, Box, Box]:
     """(mode, fixed box, moving box)."""
     if wanted == "own":
-        return "own", fixed_lungs.box, moving_lungs.box
+        return ("own", *matched_boxes(fixed_lungs, moving_lungs))
     if wanted == "shared":
         both = fixed_lungs.box.union(moving_lungs.box)
         gap = np.linalg.norm(fixed_lungs.box.centre - moving_lungs.box.centre)

@@ -27,7 +27,7 @@ BOX_SENTENCES = {
     "the network runs; that is part of the result and of its TRE.",
     "shared": "Lung boxes shared: one box around the lungs of both images serves both (the paper's mode); "
     "the scans must lie in one scanner frame.",
-    "given": "Lung boxes given: a scale and a shift lay them over each other before the network runs; "
+    "explicit": "Lung boxes explicit: a scale and a shift lay them over each other before the network runs; "
     "that is part of the result and of its TRE.",
 }
 
@@ -69,22 +69,24 @@ def registration_report(registration: Any, figures: Mapping[str, Any]) -> dict:
     for name, found in (("fixed", registration.fixed_lungs), ("moving", registration.moving_lungs)):
         if found is not None:
             lungs[name] = {"volume_litres": float(found.volume_litres), "box_lps_mm": found.box.to_list()}
-    mode = registration.lung_boxes
     return _common(figures) | {
         "preset": registration.preset,
         "refinement": plain(registration.refinement),
-        "model": plain(card),
+        "model": plain(card) if card is not None else {"name": None, "version": None},
         "device": str(registration.device),
         "precision": str(registration.precision),
-        "lung_boxes": mode if isinstance(mode, str) else "given",
+        "lung_boxes": registration.lung_boxes,
         "lungs": lungs,
         "seconds": {stage: round(float(s), 3) for stage, s in registration.seconds.items()},
         "notes": [str(note) for note in registration.notes],
     }
 
 
-def evaluation_report(figures: Mapping[str, Any], *, transform: str, seconds: float) -> dict:
-    """The report of a transform that was made elsewhere: the same keys, None where nothing is known."""
+def evaluation_report(figures: Mapping[str, Any], transform: str) -> dict:
+    """The report of a transform that was made elsewhere: the same keys, None where nothing is known.
+
+    The caller adds inputs, seconds and outputs.
+    """
     return _common(figures) | {
         "transform": transform,
         "preset": None,
@@ -94,7 +96,7 @@ def evaluation_report(figures: Mapping[str, Any], *, transform: str, seconds: fl
         "precision": None,
         "lung_boxes": None,
         "lungs": {},
-        "seconds": {"evaluation": round(seconds, 3), "total": round(seconds, 3)},
+        "seconds": {},
         "notes": [],
     }
 
@@ -132,7 +134,7 @@ def protocol(report: Mapping[str, Any]) -> list[str]:
                 f"Preset {report['preset']}: the network's field was refined for this pair from the images "
                 "alone; landmarks took no part."
             )
-        out.append(BOX_SENTENCES.get(report["lung_boxes"], BOX_SENTENCES["given"]))
+        out.append(BOX_SENTENCES[report["lung_boxes"]])
     elif report.get("transform"):
         out.append(f"The transform {report['transform']} was made elsewhere and is measured as it is.")
     out.append(
