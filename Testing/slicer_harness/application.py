@@ -126,6 +126,13 @@ class Application(Signals):
     def make_scene(self):
         scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = scene
+        cache, inout = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        self._cache = tempfile.TemporaryDirectory(prefix="slicer-harness-")  # where .mrb files are unpacked
+        cache.SetRemoteCacheDirectory(self._cache.name)
+        cache.SetMRMLScene(scene)
+        inout.SetCacheManager(cache)
+        scene.SetCacheManager(cache)
+        scene.SetDataIOManager(inout)
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
         colors = slicer.vtkMRMLColorLogic()
