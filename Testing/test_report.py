@@ -145,7 +145,8 @@ def test_page_stands_alone_is_well_formed_and_escapes_what_people_type(complete)
 
 
 def test_page_without_landmarks_model_or_lungs(scene):
-    made = report.evaluation_report(quality_figures(scene.field, scene.fixed), transform="x.tfm", seconds=2.0)
+    made = report.evaluation_report(quality_figures(scene.field, scene.fixed), "x.tfm")
+    made["seconds"] = {"total": 2.0}
     made["inputs"] = {"fixed": report.describe_image(scene.fixed, "f.nrrd")}
     made["protocol"] = report.protocol(made)
     drawn = report.draw(scene.field, scene.fixed, scene.moving)
