@@ -31,7 +31,7 @@ def save(path: Path, groups: dict[str, dict[str, torch.Tensor]], state: dict[str
         try:
             save_file(tensors, str(temporary), metadata={"state": json.dumps(state)})
         except SafetensorError as error:
-            raise OSError(None, str(error)) from error
+            raise OSError(str(error)) from error
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

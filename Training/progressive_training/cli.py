@@ -33,6 +33,27 @@ def train(
     trainer.report(f"Trained to iteration {reached}: {trainer.config.run_folder}")
 
 
+@app.command()
+def export(
+    checkpoint: Path = typer.Argument(..., help="A checkpoint of a finished run."),
+    name: str = typer.Option(..., help="The model's name, as users choose it."),
+    output: Path = typer.Option(Path("Resources/Models"), help="Folder for the card and the weights."),
+    version: str = typer.Option("1.0", help="The model's version."),
+    description: str = typer.Option("", help="A sentence for the card."),
+    config: Optional[Path] = typer.Option(
+        None, help="Describe the training data as this configuration does."
+    ),  # noqa: UP045
+    default: bool = typer.Option(False, help="Make it the model that is used when none is named."),
+) -> None:
+    """Turn a checkpoint into a model card and half-precision weights."""
+    from .config import read_config
+    from .export import export as write
+
+    described = read_config(config) if config else None
+    card = write(checkpoint, name, output, version, description, described, default)
+    typer.echo(f"Wrote {card.path} and {card.weights}, sha256 {card.sha256}")
+
+
 def main(arguments: Optional[list[str]] = None) -> None:  # noqa: UP045
     """Entry point: a first argument that is no command is a configuration to train."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

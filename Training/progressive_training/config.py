@@ -21,14 +21,17 @@ from .schedule import LearningRate, Schedule
 
 @dataclass(frozen=True)
 class Data:
-    """Folders are relative to the configuration file. ``train``, ``validation``: LIDC-IDRI trees or volume folders."""
+    """Folders are relative to the configuration file. ``train``, ``validation``: LIDC-IDRI trees or volume folders.
+
+    ``training_data``: list of {name, licence, scans}, for the model card.
+    """
 
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     cache: str = "../cache"
     window: tuple[float, float] = WINDOW
     memory_gb: float = 4.0
-    training_data: str = ""
+    training_data: Any = ()
     licence: str = ""
 
 
@@ -306,6 +309,12 @@ def _plain(spec: dataclasses.Field, value: Any, where: str) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise InputError(f"{where} must be {kind}; got {value!r}.")
     return value
+
+
+def config_from_dict(values: Mapping[str, Any], folder: Path | None = None) -> Config:
+    """What ``Config.to_dict`` gave, as a configuration again."""
+    config = _build(Config, values, "The stored configuration")
+    return dataclasses.replace(config, folder=folder or Path()).checked()
 
 
 def read_config(path: str | Path) -> Config:

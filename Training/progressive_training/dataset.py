@@ -1,4 +1,7 @@
-"""Scans to train on: folders of volumes, prepared once and cached; what is skipped is reported with the reason."""
+"""Scans to train on: LIDC-IDRI as TCIA serves it, or volumes (NRRD, NIfTI, MetaImage) in any folders.
+
+Each scan is prepared once and cached; whatever is skipped is reported with the reason.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from pathlib import Path
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError, OutputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.files import write_text
+from ProgressiveRegistrationLib.images import read_image
 
 from .cache import VERSION, cache_key, is_prepared, prepare
+from .dicom_tree import find_series, is_dicom
 
 VOLUME_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 
@@ -41,29 +46,10 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(VOLUME_ENDINGS)
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """A 3D scalar volume; raises InputError."""
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as an image.") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1 or min(image.GetSize()) < 8:
-        raise InputError(f"{path} is not a 3D scalar volume.")
-    return image
-
-
 def file_key(files: Iterable[Path]) -> str:
     """Changes when a file is replaced: names, sizes and times."""
     stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return cache_key(VERSION, stats)
-
-
-def find_volumes(folder: Path) -> list[Source]:
-    """Every volume file below a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and is_volume(p))
-    return [
-        Source(str(p.relative_to(folder)), (p,), file_key([p]), lambda p=p: read_volume(p)) for p in files
-    ]
 
 
 def find_scans(folders: Iterable[Path]) -> tuple[list[Source], list[Skipped]]:
@@ -71,14 +57,22 @@ def find_scans(folders: Iterable[Path]) -> tuple[list[Source], list[Skipped]]:
     sources: list[Source] = []
     skipped: list[Skipped] = []
     for folder in folders:
-        if folder.is_file() and is_volume(folder):
-            sources.append(
-                Source(folder.name, (folder,), file_key([folder]), lambda p=folder: read_volume(p))
-            )
-            continue
-        if not folder.is_dir():
+        if not folder.exists():
             raise InputError(f"There is no data folder {folder}: correct data.train or data.validation.")
-        sources += find_volumes(folder)
+        found = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+        root = folder.parent if folder.is_file() else folder
+        dicom = []
+        for path in found:
+            if is_volume(path):
+                name = str(path.relative_to(root))
+                sources.append(Source(name, (path,), file_key([path]), lambda p=path: read_image(p)))
+            elif is_dicom(path):
+                dicom.append(path)
+            elif path.suffix.lower() in (".dcm", ".ima"):
+                skipped.append(Skipped(path, "it is named as DICOM but is none."))
+        series, left_out = find_series(dicom)
+        sources += [Source(s.name, s.files, file_key(s.files), s.read) for s in series]
+        skipped += [Skipped(*entry) for entry in left_out]
     return sources, skipped
 
 

@@ -77,7 +77,23 @@ class Log:
         )
 
     def pictures(self, trainer: Trainer) -> None:
-        """Level maps (paper, Fig. 7) and an overlay, when there is a held-out scan."""
+        """Level maps (paper, Fig. 7) and an overlay of a held-out pair, when there is one."""
+        if not self.active or trainer.held_out is None:
+            return
+        import torch
+
+        from .pictures import level_maps
+        from .trainer import image_side
+
+        alpha = trainer.schedule.alpha(trainer.iteration - 1)
+        side = image_side(trainer.plain.side(trainer.schedule.finest(trainer.iteration - 1)))
+        sample = trainer.held_out.sample(0, side, side, scan=0)
+        images = sample.images.to(trainer.fabric.device, memory_format=torch.channels_last_3d)
+        with torch.no_grad(), trainer.fabric.autocast():
+            fields = trainer.average.level_outputs(images, alpha)
+            total = trainer.average(images, alpha)
+        figure = level_maps(sample, fields, total, trainer.iteration)
+        self.board.add_figure("levels", figure, trainer.iteration)
 
     def _write(self, values: dict) -> None:
         self.file.write(json.dumps(values) + "\n")
