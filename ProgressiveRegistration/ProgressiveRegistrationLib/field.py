@@ -140,7 +140,9 @@ class DisplacementField:
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
         if default is None:
             default = 0.0 if label else _background(moving)
-        return sitk.Resample(
+        # ITK cuts fractions off when it writes whole numbers: round them ourselves
+        rounding = not label and "integer" in moving.GetPixelIDTypeAsString()
+        warped = sitk.Resample(
             moving,
             grid.size,
             self.covering(grid).to_transform(),
@@ -149,8 +151,9 @@ class DisplacementField:
             grid.spacing,
             grid.direction,
             float(default),
-            moving.GetPixelID(),
+            sitk.sitkFloat64 if rounding else moving.GetPixelID(),
         )
+        return sitk.Cast(sitk.Round(warped), moving.GetPixelID()) if rounding else warped
 
     # ---- algebra ------------------------------------------------------------------------------------------------------
 
