@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
 import signal
 import sys
@@ -20,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import Cancelled, InputError, ProgressiveRegistrationError
+from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a fault in the program; 2 wrong usage of the command line; 3 an input cannot be used;
@@ -331,7 +332,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         app(args=list(_typed), prog_name="progressive-registration")
     except SystemExit as end:
-        return int(end.code or 0)
+        code = int(end.code or 0)
+        if arguments is None and code == OutputError.exit_code:
+            # HDF5 crashes while the process ends when a file of it could not be written.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +35,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(folder) / path.name
     try:
         yield temporary
+        _check_whole(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -39,6 +43,24 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         for left in Path(folder).glob("*"):
             left.unlink()
         Path(folder).rmdir()
+
+
+def _check_whole(path: Path) -> None:
+    """OSError for a file that ITK cut off without a word, as it does on a full disk for these two formats."""
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        try:
+            with gzip.open(path) as stream:
+                while stream.read(1 << 22):
+                    pass
+        except (EOFError, zlib.error) as error:
+            raise OSError(errno.ENOSPC, "it was cut off; is the disk full?") from error
+    elif name.endswith(".tfm"):
+        with open(path, "rb") as stream:
+            stream.seek(max(0, path.stat().st_size - 4096))
+            last = stream.read().rstrip(b"\n").rpartition(b"\n")[2]
+        if not last.startswith(b"FixedParameters:"):
+            raise OSError(errno.ENOSPC, "it was cut off; is the disk full?")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -6,6 +6,7 @@ output folder all at once, or not at all.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import Cancelled, InputError, NoLungError
+from .errors import Cancelled, InputError, NoLungError, OutputError
 from .field import IMAGE_FORMATS as FIELD_FORMATS
 from .field import DisplacementField
 from .files import staged_folder
@@ -219,6 +220,7 @@ def register_files(
         with clock.stage("writing"):
             tell("writing", 0.9, "warping and writing")
             names = [TRANSFORM_NAMES[ending] for ending in dict.fromkeys(job.transform_formats)]
+            _check_room(folder, result.field.grid, job.transform_formats)
             for name in names:
                 # Field files know nothing outside their grid: let them reach over the whole fixed image.
                 reach = name.startswith("displacement")
@@ -443,6 +445,17 @@ def _finish(
     report["protocol"] = protocol(report)
     write_report(report, folder, drawn)
     tell("done", 1.0, "done")
+
+
+def _check_room(folder: Path, grid: Grid, formats: tuple[str, ...]) -> None:
+    """OutputError when the disk is surely too full; HDF5 says it in fifty lines and may crash."""
+    needed = 24 * int(np.prod(grid.size)) if ".h5" in formats else 0
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder.parent} cannot hold the results: they need more than {needed / 1e6:.0f} MB, and "
+            f"{free / 1e6:.0f} MB are free."
+        )
 
 
 def _inputs(fixed, fixed_path, moving, moving_path, pair: Pair, files: LandmarkFiles) -> dict:
