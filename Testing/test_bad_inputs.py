@@ -272,11 +272,9 @@ def small_files_only() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
 
-@pytest.mark.parametrize("ending", [".h5", ".tfm", ".nrrd", ".nii.gz", ".mha"])
-def test_a_write_that_fails_leaves_nothing(folder, tmp_path, ending):
-    options = ["--transform-format", ending, *model_options(folder), "--no-report"]
+def test_a_write_that_fails_leaves_nothing(folder, tmp_path):
     process = start(
-        ["register", *pair(folder), "-o", tmp_path / "out", *options],
+        ["register", *pair(folder), "-o", tmp_path / "out", *model_options(folder), "--no-report"],
         preexec_fn=small_files_only,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
@@ -286,6 +284,46 @@ def test_a_write_that_fails_leaves_nothing(folder, tmp_path, ending):
     assert "Traceback" not in told
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+WRITE_ALL = """
+import os, sys
+import numpy as np
+from ProgressiveRegistrationLib.errors import OutputError
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.images import write_image
+
+grid = Grid((30, 30, 30), (1, 1, 1), (0, 0, 0))
+noise = np.random.default_rng(0).normal(0, 9, (30, 30, 30, 3)).astype(np.float32)
+field = DisplacementField(grid, noise)
+image = grid.image(noise[..., 0])
+for name, write in [
+    *((f"t{e}", field.write) for e in (".tfm", ".nrrd", ".nii.gz", ".mha")),
+    *((f"i{e}", lambda path: write_image(image, path)) for e in (".nrrd", ".nii.gz", ".mha")),
+]:
+    try:
+        write(os.path.join(sys.argv[1], name))
+        print(name, "written")
+    except OutputError as error:
+        print(name, "refused" if "cannot be written" in str(error) else error)
+"""
+
+
+def test_every_format_says_when_it_was_cut_off(tmp_path):
+    for limit, expected in ((small_files_only, "refused"), (None, "written")):
+        ran = subprocess.run(
+            [sys.executable, "-c", WRITE_ALL, str(tmp_path)],
+            preexec_fn=limit,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = [line.split() for line in ran.stdout.splitlines()]
+        assert len(lines) == 7
+        assert {word for _, word in lines} == {expected}, ran.stdout
+        assert len(list(tmp_path.iterdir())) == (0 if limit else 7)
 
 
 def test_a_full_disk_leaves_nothing(capsys, folder, tmp_path):
