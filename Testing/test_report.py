@@ -103,6 +103,11 @@ def test_protocol_says_what_is_needed_to_repeat_it(complete):
         assert part in text
 
 
+def test_protocol_without_a_network_says_so(complete):
+    made = {**complete[0], "model": {"name": None, "version": None}, "preset": "fast"}
+    assert "No network ran" in " ".join(report.protocol(made))
+
+
 class Page(HTMLParser):
     """Collects addresses and checks that tags close in order."""
 

@@ -54,7 +54,7 @@ TRANSFORM = typer.Argument(
 )
 JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as report.json.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
-MODEL = typer.Option(None, help="A model's name (see `models`), or the path of its card.")
+MODEL = typer.Option(None, help="A model (see `models`), the path of its card, or none: lung boxes alone.")
 DEVICE = typer.Option("auto", help="auto, cpu, cuda, cuda:1 or mps.")
 PRESET = typer.Option("balanced", help="fast: the network alone; balanced, accurate: refined for this pair.")
 LUNG_BOXES = typer.Option(

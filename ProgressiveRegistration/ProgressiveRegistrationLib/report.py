@@ -120,19 +120,22 @@ def _common(figures: Mapping[str, Any]) -> dict:
 def protocol(report: Mapping[str, Any]) -> list[str]:
     """Sentences that say how the figures came about, enough to do it again."""
     out = []
-    if report["model"]["name"]:
-        model = report["model"]
-        where = f"on {report['device']} in {report['precision']}" if report["precision"] else ""
+    model = report["model"]
+    if model["name"]:
         checksum = f", sha256 {model['sha256'][:12]}" if model.get("sha256") else ""
         out.append(
-            f"The network {model['name']} {model['version']}{checksum} ran {where}.".replace(" .", ".")
+            f"The network {model['name']} {model['version']}{checksum} ran on {report['device']} in "
+            f"{report['precision']}."
         )
+    elif report["preset"]:
+        out.append("No network ran: without it the lung boxes alone are laid over each other.")
+    if report["preset"]:
         if report["preset"] == "fast":
-            out.append("Preset fast: the network's field alone, without refinement for this pair.")
+            out.append("Preset fast: no refinement for this pair.")
         else:
             out.append(
-                f"Preset {report['preset']}: the network's field was refined for this pair from the images "
-                "alone; landmarks took no part."
+                f"Preset {report['preset']}: the field was then refined for this pair from the images alone; "
+                "landmarks took no part."
             )
         out.append(BOX_SENTENCES[report["lung_boxes"]])
     elif report.get("transform"):
