@@ -31,28 +31,30 @@ class Motion:
     out: float  # chest wall, as shares of the amplitude: sideways, forwards, upwards
     forward: float
     up: float
+    unevenness: float  # size of the random waves in the lung, as a share of the amplitude
     waves: np.ndarray  # (modes, 3 wave vector + phase + 3 direction)
     heart_beat: float  # mm
 
     @classmethod
     def draw(cls, rng: np.random.Generator, anatomy: Anatomy, amplitude: float) -> Motion:
-        modes = 6
+        modes = 10
         direction = rng.normal(size=(modes, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         vector = rng.normal(size=(modes, 3))
-        vector *= (2 * np.pi / rng.uniform(75, 150, (modes, 1))) / np.linalg.norm(
+        vector *= (2 * np.pi / rng.uniform(70, 140, (modes, 1))) / np.linalg.norm(
             vector, axis=1, keepdims=True
         )
         waves = np.concatenate([vector, rng.uniform(0, 2 * np.pi, (modes, 1)), direction], 1)
         return cls(
             anatomy=anatomy,
             amplitude=amplitude,
-            dorsal=rng.uniform(0.25, 0.5),
+            dorsal=rng.uniform(0.3, 0.6),
             sides=(rng.uniform(0.9, 1.1), rng.uniform(0.85, 1.1)),
-            profile=rng.uniform(1.3, 1.7),
+            profile=rng.uniform(1.3, 2.1),
             out=rng.uniform(0.06, 0.14),
             forward=rng.uniform(0.15, 0.35),
             up=rng.uniform(0.08, 0.2),
+            unevenness=rng.uniform(0.45, 0.65),
             waves=waves,
             heart_beat=rng.uniform(2, 4) * (1.0 if rng.uniform() < 0.5 else -1.0) if amplitude else 0.0,
         )
@@ -96,12 +98,14 @@ class Motion:
             1 + 0.12 * np.tanh(self.profile * np.maximum(t - 1, 0.0) / 0.12),
         )
         inner = np.maximum(1 - rho * rho, 0.0) ** 2  # 0 on the costal pleura: there the lung may only slide
-        size = 0.11 * self.amplitude / len(self.waves) ** 0.5
-        sideways, deeper, lower = 0.0, 0.0, -drop * share
+        # Uneven stiffness: waves that fade towards the lung's top, and across the pleura towards the wall.
+        size = self.unevenness * self.amplitude / (1 + self.amplitude / 40) / len(self.waves) ** 0.5
+        sideways, deeper, lower = 0.0, 0.0, 0.0
         for kx, ky, kz, phase, dx, dy, dz in self.waves.tolist():
-            wave = inner * np.sin(kx * x + ky * y + kz * z + phase)
-            sideways, deeper, lower = sideways + dx * wave, deeper + dy * wave, lower + dz * size * wave
-        sideways, deeper = size * sideways, size * deeper
+            wave = np.sin(kx * x + ky * y + kz * z + phase)
+            sideways, deeper, lower = sideways + dx * wave, deeper + dy * wave, lower + dz * wave
+        fade = size * t * t / (t * t + 0.06)
+        sideways, deeper, lower = fade * inner * sideways, fade * inner * deeper, fade * lower - drop * share
         cx, cy, cz = anatomy.heart_centre
         hx, hy, hz = x - (cx + 0.75 * anatomy.heart_radii[0]), y - (cy - 5), z - cz
         beat = self.heart_beat * inner * np.exp(-(hx * hx + hy * hy + hz * hz) * np.float32(0.5 / 26.0**2))
