@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import threading
@@ -16,6 +17,27 @@ POLL_MS = 15
 # the main thread lets go of it: waiting for the thread for this long does, and is short enough not to be
 # felt.
 YIELD_SECONDS = 0.02
+COLLECT_SECONDS = 2.0
+
+
+_living: set = set()  # tasks whose thread runs, abandoned ones too
+_collect_again = False
+
+
+def _hold_garbage(task) -> None:
+    """Python's cyclic garbage collector runs in whatever thread allocates. In the worker it could destroy Qt and VTK
+    objects, which belong to the main thread: while a worker runs, only ``_poll`` collects."""
+    global _collect_again
+    if not _living:
+        _collect_again = gc.isenabled()
+        gc.disable()
+    _living.add(task)
+
+
+def _release_garbage(task) -> None:
+    _living.discard(task)
+    if not _living and _collect_again:
+        gc.enable()
 
 
 class BackgroundTask:
@@ -50,13 +72,14 @@ class BackgroundTask:
         self._timer.connect("timeout()", self._poll)
 
     def start(self) -> None:
-        self._started = time.monotonic()
+        _hold_garbage(self)
+        self._collected = time.monotonic()
         self._thread.start()
         self._timer.start()
 
     @property
     def running(self) -> bool:
-        """From ``start`` until a final callback has been called."""
+        """From ``start`` until the thread has ended and the final callback is due."""
         return bool(self._timer.active)
 
     def cancel(self) -> None:
@@ -66,7 +89,7 @@ class BackgroundTask:
     def abandon(self) -> None:
         """Cancel, and call nothing back any more: for when the scene or the window goes away."""
         self._stop.set()
-        self._timer.stop()
+        self._on_done = self._on_failed = self._on_cancelled = self._on_progress = None
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread itself; True when it has ended."""
@@ -93,18 +116,18 @@ class BackgroundTask:
         if latest is not None and self._on_progress is not None and not self._stop.is_set():
             self._on_progress(*latest)
         if not ended:
+            if time.monotonic() - self._collected > COLLECT_SECONDS:
+                gc.collect(1)
+                self._collected = time.monotonic()
             return
         self._timer.stop()
+        _release_garbage(self)
         kind, value = self._outcome
         if kind == "done" and self._stop.is_set():
             kind = "cancelled"  # it was asked to stop just before it was ready
-        if kind == "done":
-            self._on_done(value)
-        elif kind == "cancelled":
-            if self._on_cancelled is not None:
-                self._on_cancelled()
-        elif self._on_failed is not None:
-            self._on_failed(value)
+        then = {"done": self._on_done, "cancelled": self._on_cancelled, "failed": self._on_failed}[kind]
+        if then is not None:
+            then(*([] if kind == "cancelled" else [value]))
 
 
 def remaining_text(fraction: float, elapsed: float) -> str:

@@ -88,15 +88,14 @@ class Measurement:
         if self._registration is not None:
             report = reports.registration_report(self._registration, figures)
         else:
-            report = reports.evaluation_report(
-                figures, transform=self._name, seconds=time.monotonic() - began
-            )
+            report = reports.evaluation_report(figures, self._name)
         report["inputs"] = {
             "fixed": reports.describe_image(self._fixed, self._names[0]),
             "moving": reports.describe_image(self._moving, self._names[1]),
         }
         report["notes"] = [*report.get("notes", []), *notes]
         report["command"] = None
+        report["seconds"] = report["seconds"] or {"total": round(time.monotonic() - began, 3)}
         report["protocol"] = reports.protocol(report)
         if folder is not None:
             tell("pictures", 0.6, "drawing the report")

@@ -123,9 +123,6 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameterNode
         if p is None:
             return
-        if node in (p.fixedVolume, p.movingVolume) and self.fusion.mode is not FusionMode.OFF:
-            self.fusion.restore()
-            p.fusionMode = FusionMode.OFF
         for name in p.allParameters:
             if getattr(p, name) is node:
                 setattr(p, name, None)
@@ -225,6 +222,9 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _updateFusion(self) -> None:
         p = self._parameterNode
+        if p.fusionMode is not FusionMode.OFF and (p.fixedVolume is None or p.movingVolume is None):
+            p.fusionMode = FusionMode.OFF  # a volume was deleted or deselected
+            return
         self.ui.opacitySlider.enabled = p.fusionMode is FusionMode.OVERLAY
         shown = (p.fusionMode, p.fixedVolume, p.movingVolume)
         if shown != getattr(self, "_fused", None):

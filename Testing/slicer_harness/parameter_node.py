@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import typing
+import weakref
 
 import slicer
 import vtk
@@ -185,7 +186,15 @@ def parameterNodeWrapper(cls):
             if not parameter.is_in(parameterNode):
                 parameter.write(parameterNode, parameter.default)
         refresh(self)
-        parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: refresh(self))
+        # A strong reference from the observer would close a cycle through the VTK object; once Python's garbage
+        # collector has cleared that, the next event crashes. Slicer's own wrapper uses a weak one too.
+        weak = weakref.ref(self)
+        self._tag = parameterNode.AddObserver(
+            vtk.vtkCommand.ModifiedEvent, lambda *_: weak() and refresh(weak())
+        )
+
+    def delete(self):
+        self.parameterNode.RemoveObserver(self._tag)
 
     def refresh(self):
         if not self._writing:
@@ -210,7 +219,7 @@ def parameterNodeWrapper(cls):
                 widgets[name] = widget
         connectors = {name: _Connector(widget, parameters[name]) for name, widget in widgets.items()}
         tag = len(self._guis)
-        self._guis[tag] = connectors
+        self._guis[tag] = (connectors, None)
         for name, connector in connectors.items():
             connector.write(self._cache[name])
 
@@ -225,18 +234,22 @@ def parameterNodeWrapper(cls):
                 return
             self._updating = True
             try:
-                for mapping in self._guis.values():
+                for mapping, _ in self._guis.values():
                     for name, connector in mapping.items():
                         connector.write(self._cache[name])
             finally:
                 self._updating = False
 
-        self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
+        observer = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
+        self._guis[tag] = (connectors, observer)
         return tag
 
     def disconnectGui(self, tag):
-        for connector in self._guis.pop(tag, {}).values():
+        connectors, observer = self._guis.pop(tag, ({}, None))
+        for connector in connectors.values():
             connector.disconnect()
+        if observer is not None:
+            self.parameterNode.RemoveObserver(observer)
 
     for name in parameters:
         setattr(
@@ -244,7 +257,8 @@ def parameterNodeWrapper(cls):
             name,
             property(lambda self, n=name: self._cache[n], lambda self, value, n=name: put(self, n, value)),
         )
-    cls.__init__, cls.connectGui, cls.disconnectGui = init, connectGui, disconnectGui
+    cls.__init__, cls.__del__ = init, delete
+    cls.connectGui, cls.disconnectGui = connectGui, disconnectGui
     cls.allParameters = parameters
     cls.AddObserver = lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(
         event, callback, priority

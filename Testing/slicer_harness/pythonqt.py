@@ -8,6 +8,7 @@ unchanged.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import types
 
@@ -19,9 +20,21 @@ _wrapped, _property_names = {}, {}
 _application = None
 
 
+def _keep_constants_alive() -> None:
+    """PySide6 6.12 takes a reference from None or True in every call that returns them (measured on Python 3.11).
+
+    From Python 3.12 on they are immortal and that does no harm; before, a few ten thousand calls end in a crash.
+    """
+    if sys.version_info < (3, 12):
+        for constant in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
+
+
 def application():
     """The one QApplication."""
     global _application
+    if _application is None:
+        _keep_constants_alive()
     _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["slicer-harness"])
     return _application
 

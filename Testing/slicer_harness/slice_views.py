@@ -70,7 +70,7 @@ class SliceView:
         actor = vtk.vtkActor2D()
         actor.SetMapper(mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
-        self._renderer.AddActor2D(actor)
+        self._renderer.AddViewProp(actor)
         self._managers = factory.InstantiateDisplayableManagers(self._renderer)
         self._managers.SetMRMLDisplayableNode(self.mrmlSliceNode())
 
