@@ -232,7 +232,7 @@ def start(arguments: list, **more) -> subprocess.Popen:
 def test_stopping_in_the_middle_leaves_nothing(folder, tmp_path, sent):
     process = start(["register", *pair(folder), "-o", tmp_path / "out", *model_options(folder)])
     line = process.stderr.readline()  # reading the images has begun
-    assert "reading" in line
+    assert "Reading" in line
     assert next(tmp_path.iterdir()).name.startswith(".writing-")
     process.send_signal(sent)
     out, told = process.communicate(timeout=60)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ProgressiveRegistrationLib import cli, jobs, registration
+from ProgressiveRegistrationLib import cli, jobs, phantom, registration
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.geometry import Box
 from ProgressiveRegistrationLib.landmarks import read_landmarks
@@ -240,7 +241,9 @@ def test_models_are_listed(capsys):
     assert isinstance(json.loads(printed), list)
 
 
-def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path):
+def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path, monkeypatch):
+    small = {"size": (96, 76, 66), "spacing": (3.4, 3.4, 4.6), "tips": 800, "landmarks": 150}
+    monkeypatch.setattr(phantom, "breathing_thorax", functools.partial(phantom.breathing_thorax, **small))
     out = tmp_path / "demo"
     code, printed, _ = run(capsys, "demo", "-o", out, *model_options(folder), "--json")
     assert code == 0

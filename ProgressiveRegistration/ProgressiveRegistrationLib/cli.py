@@ -294,7 +294,7 @@ def demo(
 
     with _progress(quiet) as progress:
         if progress is not None:
-            progress("phantom", 0.0, "making up a breathing chest")
+            progress("phantom", 0.0, "Making up a breathing chest")
         was_missing = not output.exists()
         with staged_folder(output) as folder:
             names = [path.name for path in write_pair(breathing_thorax(seed), folder)]
@@ -365,7 +365,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
 
     columns = (BarColumn(bar_width=32), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=_errors, transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
+        task = bar.add_task("Starting", total=1.0)
         yield lambda stage, fraction, text: bar.update(task, completed=fraction, description=_plain(text))
 
 

@@ -112,10 +112,15 @@ class Job:
     landmarks: LandmarkFiles = LandmarkFiles()
     moving_labels: Path | None = None
     transform_formats: tuple[str, ...] = (".h5",)
+    transform_name: str | None = None  # file name without ending, for every format
     image_format: str = ".nrrd"
     inverse_consistency: bool = False
     report: bool = True
     command: str | None = None
+
+    def transform_file(self, ending: str) -> str:
+        """Name of the transform's file of that format."""
+        return TRANSFORM_NAMES[ending] if self.transform_name is None else self.transform_name + ending
 
     def check(self) -> None:
         """InputError for an option that is not one."""
@@ -165,14 +170,14 @@ def register_files(
     ------
     ProgressiveRegistrationError : one sentence; then nothing was written.
     """
-    from .registration import register
-
     job.check()
     clock = Clock()
+    with clock.stage("starting"):
+        from .registration import register  # brings torch
     tell = _Teller(progress, cancelled)
     with staged_folder(job.output) as folder:
         with clock.stage("reading"):
-            tell("reading", 0.0, "reading the images")
+            tell("reading", 0.0, "Reading the images")
             fixed = read_image(job.fixed, series=job.fixed_series)
             moving = read_image(job.moving, series=job.moving_series)
             masks = [path and read_image(path) for path in (job.fixed_mask, job.moving_mask)]
@@ -207,7 +212,7 @@ def register_files(
                     **options,
                 ).field
         with clock.stage("quality"):
-            tell("quality", 0.87, "measuring the transform")
+            tell("quality", 0.87, "Measuring the transform")
             figures = quality_figures(
                 result.field,
                 fixed,
@@ -218,12 +223,13 @@ def register_files(
             )
         outputs: dict[str, Any] = {}
         with clock.stage("writing"):
-            tell("writing", 0.9, "warping and writing")
-            names = [TRANSFORM_NAMES[ending] for ending in dict.fromkeys(job.transform_formats)]
+            tell("writing", 0.9, "Warping and writing")
+            endings = list(dict.fromkeys(job.transform_formats))
+            names = [job.transform_file(ending) for ending in endings]
             _check_room(folder, result.field.grid, job.transform_formats)
-            for name in names:
+            for name, ending in zip(names, endings):
                 # Field files know nothing outside their grid: let them reach over the whole fixed image.
-                reach = name.startswith("displacement")
+                reach = ending in FIELD_FORMATS
                 whole = result.field.covering(Grid.from_image(fixed)) if reach else result.field
                 whole.write(folder / name)
             outputs["transform"] = names[0] if len(names) == 1 else names
@@ -280,7 +286,7 @@ def evaluate_files(
     clock = Clock()
     tell = _Teller(progress, cancelled)
     with clock.stage("reading"):
-        tell("reading", 0.0, "reading the transform and the images")
+        tell("reading", 0.0, "Reading the transform and the images")
         mapping = read_transform(transform)
         back = None if inverse is None else read_transform(inverse)
         fixed_image = read_image(fixed, series=fixed_series)
@@ -289,7 +295,7 @@ def evaluate_files(
         mask_image = fixed_mask and read_image(fixed_mask)
     notes = list(pair.notes)
     with clock.stage("lungs"):
-        tell("lungs", 0.3, "finding the fixed lungs")
+        tell("lungs", 0.3, "Finding the fixed lungs")
         mask = None
         try:
             mask = find_lungs(fixed_image, mask=mask_image, name=Path(fixed).name).mask
@@ -298,7 +304,7 @@ def evaluate_files(
                 raise
             notes.append(f"{error} Figures inside the lung are left out.")
     with clock.stage("quality"):
-        tell("quality", 0.5, "measuring the transform")
+        tell("quality", 0.5, "Measuring the transform")
         figures = quality_figures(
             mapping, fixed_image, lung_mask=mask, backward=back, cancelled=tell.cancelled, **pair.figures()
         )
@@ -431,7 +437,7 @@ def _finish(
     drawn = None
     if html:
         with clock.stage("pictures"):
-            tell("pictures", 0.95, "drawing the report")
+            tell("pictures", 0.95, "Drawing the report")
             drawn = draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"])
         outputs["html"] = "report.html"
     outputs["report"] = "report.json"
@@ -444,7 +450,7 @@ def _finish(
     report["seconds"] = clock.total()
     report["protocol"] = protocol(report)
     write_report(report, folder, drawn)
-    tell("done", 1.0, "done")
+    tell("done", 1.0, "Done")
 
 
 def _check_room(folder: Path, grid: Grid, formats: tuple[str, ...]) -> None:
