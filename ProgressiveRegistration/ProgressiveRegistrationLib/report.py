@@ -20,7 +20,7 @@ from .files import write_text
 from .quality import Transform
 
 FORMAT = 1
-TEMPLATE = Path(__file__).parent / "templates" / "report.html.jinja"
+TEMPLATES = Path(__file__).parent / "templates"
 
 BOX_SENTENCES = {
     "own": "Lung boxes own: each image has one, and a scale and a shift lay them over each other before "
@@ -211,14 +211,23 @@ def to_json(report: Mapping[str, Any]) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def render(report: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
-    """The page as one HTML text with no outside reference."""
+def page_template(name: str) -> Any:
+    """A jinja2 template of this package; what it is given is escaped, what it misses is an error."""
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.get_template(name)
+
+
+def render(report: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
+    """The page as one HTML text with no outside reference."""
+    template = page_template("report.html.jinja")
     rows = sorted(report["landmarks"], key=lambda row: -row["after_mm"])
     longest = max((max(row["before_mm"], row["after_mm"]) for row in rows), default=1.0) or 1.0
     seconds = {stage: s for stage, s in report["seconds"].items() if stage != "total"}
