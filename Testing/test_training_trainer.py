@@ -417,12 +417,49 @@ def test_a_schedule_without_transitions_warns_when_training_starts(place):
     assert any("explodes" in text for text in said)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "Training" / "configs").glob("*.yaml")), ids=lambda p: p.stem
-)
+CONFIGS = sorted((Path(__file__).parents[1] / "Training" / "configs").glob("*.yaml"))
+RUNS = [p for p in CONFIGS if "variants" not in yaml.safe_load(p.read_text())]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
 def test_the_shipped_configurations_are_valid_and_survive_a_checkpoint(path):
     config = read_config(path)
     again = config_from_dict(config.to_dict(), config.folder)
     assert isinstance(again, Config)
     assert again.build_schedule() == config.build_schedule()
     assert again.to_dict() == config.to_dict()
+
+
+def test_a_configuration_takes_over_its_base_key_by_key(tmp_path):
+    configure(tmp_path, "first", optimiser={"learning_rate": 0.5, "ema": 0.5})
+    (tmp_path / "second.yaml").write_text("base: first.yaml\noptimiser: {ema: 0.25}\n")
+    config = read_config(tmp_path / "second.yaml")
+    assert (config.name, config.optimiser.learning_rate, config.optimiser.ema) == ("second", 0.5, 0.25)
+    (tmp_path / "loop.yaml").write_text("base: loop.yaml")
+    with pytest.raises(InputError, match="comes back to itself"):
+        read_config(tmp_path / "loop.yaml")
+
+
+def test_table_4s_rows_are_configurations():
+    folder = CONFIGS[0].parent
+    rows = {
+        name: read_config(folder / f"{name}.yaml").build_schedule()
+        for name in (
+            "paper",
+            "paper-short",
+            "paper-triangular",
+            "paper-long",
+            "paper-square",
+            "paper-baseline",
+        )
+    }
+    settings = {n: (s.Delta[0], s.delta[0]) for n, s in rows.items()}
+    assert settings == {
+        "paper": (6000, 2000),
+        "paper-short": (3000, 1000),
+        "paper-triangular": (4000, 2000),
+        "paper-long": (12000, 4000),
+        "paper-square": (4000, 0),
+        "paper-baseline": (0, 0),
+    }
+    assert rows["paper-baseline"].is_baseline

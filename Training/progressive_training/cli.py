@@ -40,9 +40,10 @@ def export(
     output: Path = typer.Option(Path("Resources/Models"), help="Folder for the card and the weights."),
     version: str = typer.Option("1.0", help="The model's version."),
     description: str = typer.Option("", help="A sentence for the card."),
-    config: Optional[Path] = typer.Option(
-        None, help="Describe the training data as this configuration does."
-    ),  # noqa: UP045
+    config: Optional[Path] = typer.Option(  # noqa: UP045
+        None,
+        help="Describe the training data as this configuration does.",
+    ),
     default: bool = typer.Option(False, help="Make it the model that is used when none is named."),
 ) -> None:
     """Turn a checkpoint into a model card and half-precision weights."""

@@ -317,11 +317,19 @@ def config_from_dict(values: Mapping[str, Any], folder: Path | None = None) -> C
     return dataclasses.replace(config, folder=folder or Path()).checked()
 
 
-def read_config(path: str | Path) -> Config:
-    """Read and check a YAML configuration; raises InputError with one sentence for anything wrong."""
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` over ``base``: sections are merged key by key, anything else is replaced."""
+    out = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def _read_yaml(path: Path, depth: int = 0) -> Any:
+    """The values of a file over those of its ``base``, a file beside it."""
     import yaml
 
-    path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -330,6 +338,23 @@ def read_config(path: str | Path) -> Config:
         mark = getattr(error, "problem_mark", None)
         line = f" near line {mark.line + 1}" if mark else ""
         raise InputError(f"The configuration {path} is not valid YAML{line}.") from error
+    if not isinstance(values, Mapping) or "base" not in values:
+        return values
+    if depth > 8:
+        raise InputError(f"The configuration {path} has a base that comes back to itself.")
+    values = dict(values)
+    base = _read_yaml(path.parent / str(values.pop("base")), depth + 1)
+    # A run is not its base: it gets the name of its own file.
+    return merge({k: v for k, v in dict(base or {}).items() if k != "name"}, values)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check a YAML configuration; raises InputError with one sentence for anything wrong.
+
+    ``base: other.yaml`` takes over what another file says; sections are merged key by key.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
     if isinstance(values, Mapping):
         values = {"name": path.stem, **values}
     config = _build(Config, values, str(path))
