@@ -70,20 +70,30 @@ def _fullest(index: np.ndarray) -> float:
     return float(np.flatnonzero(counts >= 0.98 * counts.max()).mean())
 
 
-def slice_of(image: sitk.Image, plane: Plane, transform: Transform | None = None) -> np.ndarray:
+def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None = None) -> np.ndarray:
     """(h, w) in [0, 1]: ``image`` on a plane; with T, the moving image as T brings it there."""
-    image = sitk.Cast(image, sitk.sitkFloat32)
-    if transform is None:
-        transform = sitk.Transform(3, sitk.sitkIdentity)
-    if isinstance(transform, sitk.Transform):
-        g = plane.grid
-        out = sitk.Resample(
-            image, g.size, transform, sitk.sitkLinear, g.origin, g.spacing, g.direction, WINDOW_HU[0]
-        )
-    else:
-        out = transform.warp_image(image, plane.grid, default=WINDOW_HU[0])
     low, high = WINDOW_HU
+    grid = plane.grid
+    out = sitk.Resample(
+        image,
+        grid.size,
+        transform or sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkLinear,
+        grid.origin,
+        grid.spacing,
+        grid.direction,
+        low,
+        sitk.sitkFloat32,
+    )
     return np.clip((plane.upright(sitk.GetArrayFromImage(out)) - low) / (high - low), 0, 1)
+
+
+def itk_transform(transform: Transform, planes: list[Plane]) -> sitk.Transform:
+    """The map as ITK computes it, right on all of the planes; made once, as a field is large."""
+    if isinstance(transform, sitk.Transform):
+        return transform
+    box = Box.around(np.concatenate([plane.grid.corners() for plane in planes]))
+    return transform.covering(box.grid(8)).to_transform()
 
 
 def overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
