@@ -459,18 +459,40 @@ def test_options_list_models_devices_and_segments(panel):  # noqa: F811
     _fixed, *_ = choose(panel)
     panel.ui.optionsCollapsibleButton.collapsed = False
     devices = [panel.ui.deviceComboBox.itemText(n) for n in range(panel.ui.deviceComboBox.count)]
-    assert devices[:2] == ["Automatic", "CPU"]
+    assert devices[:2] == ["Auto", "CPU"]
     panel.ui.deviceComboBox.setCurrentIndex(1)
     assert panel._parameterNode.device == "cpu"
     panel._parameterNode.device = "cuda:7"
     assert "cuda:7 (not available here)" in panel.ui.deviceComboBox.currentText
-    assert panel.ui.modelComboBox.count >= 1
+    models = [panel.ui.modelComboBox.itemText(n) for n in range(panel.ui.modelComboBox.count)]
+    panel.ui.modelComboBox.setCurrentIndex(models.index("No network"))
+    assert panel._parameterNode.modelName == "none"
     lungs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Lungs")
     identifier = lungs.GetSegmentation().AddEmptySegment("left", "left lung")
     panel.ui.fixedRegionSelector.setCurrentNode(lungs)
     assert [panel.ui.fixedSegmentComboBox.itemText(n) for n in range(2)] == ["All segments", "left lung"]
     panel.ui.fixedSegmentComboBox.setCurrentIndex(1)
     assert panel._parameterNode.fixedSegment == identifier
+
+
+def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):  # noqa: F811
+    from small_pair import write_zero_model
+
+    write_zero_model(tmp_path / "models")
+    monkeypatch.setenv("PROGRESSIVE_REGISTRATION_MODELS", str(tmp_path / "models"))
+    panel._parameterNode.modelName = "zero"
+    panel.ui.optionsCollapsibleButton.collapsed = False
+    assert panel.ui.modelComboBox.currentText == "zero 1.0"
+    for words in ("zero 1.0", "nothing (0)", "Apache-2.0"):
+        assert words in panel.ui.modelCardLabel.text
+
+
+def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "broken.json").write_text("{")
+    monkeypatch.setenv("PROGRESSIVE_REGISTRATION_MODELS", str(tmp_path))
+    panel.ui.optionsCollapsibleButton.collapsed = False
+    assert panel.ui.modelComboBox.currentText == "Default"
+    assert panel.ui.modelCardLabel.text == ""
 
 
 def test_leaving_and_entering_the_module_keeps_it_working(panel):  # noqa: F811

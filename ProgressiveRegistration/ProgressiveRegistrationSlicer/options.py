@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 
 import qt
+from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 
 from .i18n import _
 
@@ -36,51 +38,61 @@ class OptionList:
 
 
 def model_entries() -> list:
-    """The installed models; the first one is the default (identifier "")."""
-    entries = []
-    for card in models():
-        text = _("{name} {version}").format(name=card.name, version=card.version)
-        entries.append((card.name if entries else "", text, card_text(card)))
-    return entries or [("", _("Default"), _("No model was found beside the module."))]
+    """The default (identifier ""), the installed models by name, and no network at all."""
+    cards = models()
+    if cards:
+        default = _("Default: {name} {version}").format(name=cards[0].name, version=cards[0].version)
+        entries = [("", default, card_text(cards[0]))]
+    else:
+        entries = [("", _("Default"), _("No model was found beside the module."))]
+    entries += [(card.name, f"{card.name} {card.version}", card_text(card)) for card in cards]
+    tip = _(
+        "Start from the affine map between the lung boxes alone: for comparison, or with a refining preset."
+    )
+    return [*entries, ("none", _("No network"), tip)]
 
 
 def models() -> list:
-    """The cards of the installed models; none where the engine's packages are missing."""
+    """The cards of the installed models; none where the engine's packages are missing or a card is damaged."""
+    if not load_torch():
+        return []
     try:
         from ProgressiveRegistrationLib.model import available_models
 
         return list(available_models())
-    except ImportError:
+    except (ImportError, ProgressiveRegistrationError) as error:
+        logging.warning("The models cannot be listed: %s", error)
         return []
 
 
 def card_text(card) -> str:
-    """A model's card as a paragraph: the fields that it has, in its own order."""
-    values = card.to_dict() if hasattr(card, "to_dict") else vars(card)
-    shown = []
-    for key, value in values.items():
-        if value in (None, "", [], {}) or isinstance(value, (dict, list, tuple)):
-            continue
-        text = str(value)
-        shown.append(f"<b>{key.replace('_', ' ')}</b>: {text[:200]}")
-    return "<br>".join(shown)
+    """A model's card as a paragraph: what it is, what it learnt from, what was measured."""
+    data = ", ".join(f"{d.get('name', '?')} ({d.get('scans', '?')})" for d in card.training_data)
+    steps = sum(card.training_steps.values())
+    metrics = ", ".join(
+        f"{key.replace('_', ' ')} {value:.2f}"
+        for key, value in card.metrics.items()
+        if isinstance(value, float)
+    )
+    rows = [
+        (_("Model"), f"{card.name} {card.version}"),
+        ("", card.description),
+        (_("Trained on (scans)"), data),
+        (_("Iterations"), str(steps) if steps else ""),
+        (_("Measured"), metrics),
+        (_("Licence"), card.licence),
+        (_("Checksum"), card.sha256[:12]),
+    ]
+    return "<br>".join(f"<b>{title}:</b> {text}" if title else text for title, text in rows if text)
 
 
 def device_entries() -> list:
     """Auto, CPU and each graphics card by name; cards are known once PyTorch is loaded (not done here)."""
-    entries = [
-        ("auto", _("Automatic"), _("The graphics card if there is one with enough memory, else the CPU.")),
-        ("cpu", _("CPU"), ""),
-    ]
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return entries
-    for index in range(torch.cuda.device_count()):
-        entries.append((f"cuda:{index}", torch.cuda.get_device_name(index), f"cuda:{index}"))
-    mps = getattr(torch.backends, "mps", None)
-    if mps is not None and mps.is_available():
-        entries.append(("mps", _("Apple graphics (mps)"), ""))
-    return entries
+    if "torch" not in sys.modules:
+        return [("auto", _("Auto"), ""), ("cpu", _("CPU"), "")]
+    from ProgressiveRegistrationLib.model import available_devices
+
+    return [(identifier, name, identifier) for identifier, name in available_devices()]
 
 
 def load_torch() -> bool:

@@ -204,7 +204,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._models.fill(options.model_entries(), p.modelName)
             self._devices.fill(options.device_entries(), p.device)
             cards = options.models()
-            chosen = next((c for c in cards if c.name == p.modelName), cards[0] if cards else None)
+            chosen = next((c for c in cards if p.modelName in ("", c.name)), None)
             self.ui.modelCardLabel.text = options.card_text(chosen) if chosen is not None else ""
         for name, combo in (
             ("fixed", self.ui.fixedSegmentComboBox),

@@ -98,6 +98,8 @@ class _Parameter:
             node.SetParameter(self.name, value.name if self.is_enum else str(value))
 
     def read(self, node):
+        if not self.is_in(node):  # closing the scene empties the node
+            self.write(node, self.default)
         if self.is_node:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
