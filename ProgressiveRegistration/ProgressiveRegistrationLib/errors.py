@@ -39,6 +39,12 @@ class OutputError(ProgressiveRegistrationError):
     exit_code = 7
 
 
+class ClusterError(ProgressiveRegistrationError):
+    """Dask, its scheduler or its workers are missing, unfit or were lost."""
+
+    exit_code = 9
+
+
 class Cancelled(ProgressiveRegistrationError):
     """The caller asked to stop; nothing was written."""
 
