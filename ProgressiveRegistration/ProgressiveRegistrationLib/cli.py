@@ -320,6 +320,18 @@ def demo(
     _show(result, as_json)
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def batch(context: typer.Context) -> None:
+    """Register all pairs of a CSV file, resumably, here or on a Dask cluster (see batch --help)."""
+    # Its options are argparse's, which the script for Slicer shares.
+    from .batch_command import main as run
+
+    raise typer.Exit(run(context.args))
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """Console entry point; returns the exit code."""
     _typed[:] = sys.argv[1:] if arguments is None else arguments
