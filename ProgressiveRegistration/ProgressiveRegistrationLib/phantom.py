@@ -163,7 +163,7 @@ def breathing_thorax(
     anatomy = Anatomy.draw(streams[0])
     motion = Motion.draw(streams[1], anatomy, float(amplitude))
     motion.check()
-    vessels = Vessels.draw(anatomy, streams[2], tips, 0.385)
+    vessels = Vessels.draw(anatomy, streams[2], tips, 0.37)
     lesions = Lesions.draw(anatomy, streams[3], nodules, emphysema, consolidation)
     tissue = Tissue(anatomy, motion, vessels, lesions, contrast, streams[4])
 
@@ -491,7 +491,8 @@ class Tissue:
             + np.sin(y / 16 + m[4] + 2 * np.sin(x / 37 + m[7]))
             + np.sin(z / 21 + m[5] + 2 * np.sin(y / 47 + m[8]))
         )
-        tissue = tissue * (1 + 0.035 * uneven + 0.05 * lesions.look(lesions.texture, x, y, z))
+        tissue = tissue * (1 + 0.04 * uneven + 0.06 * lesions.look(lesions.texture, x, y, z))
+        tissue = tissue * np.maximum(1 + 0.09 * lesions.look(lesions.clouds, x, y, z), 0.5)
         if np.isfinite(lesions.hole_level):
             hole = logistic((lesions.hole_field(x, y, z) - lesions.hole_level) / 0.12)
             tissue = tissue * (1 - 0.75 * hole)

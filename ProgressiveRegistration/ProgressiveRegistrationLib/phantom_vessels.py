@@ -154,7 +154,7 @@ class Vessels:
             roots = {s: hilum[s] + offset + rng.normal(size=3) for s in (0, 1)}
             lobes = anatomy.lobe(*terminals.T)
             trees.append(
-                grow(terminals, lobes, roots, rng, tip_radius=tip_radius, exponent=rng.uniform(3.05, 3.3))
+                grow(terminals, lobes, roots, rng, tip_radius=tip_radius, exponent=rng.uniform(3.1, 3.4))
             )
         artery, vein = trees
         airway, wall = airways(artery, carina)
@@ -163,7 +163,7 @@ class Vessels:
 
 def airways(artery: Tree, carina: np.ndarray) -> tuple[Tree, np.ndarray]:
     """Bronchi beside the larger arteries, joined to a trachea above ``carina``; their walls, mm."""
-    keep = np.flatnonzero(artery.radius > 1.4)
+    keep = np.flatnonzero(artery.radius > 1.5)
     number = np.full(len(artery.points), -1)
     number[keep] = np.arange(len(keep)) + 2
     parent = np.where(artery.parent[keep] >= 0, number[artery.parent[keep]], 1)
