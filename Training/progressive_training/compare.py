@@ -1,0 +1,350 @@
+"""A study of variants: several small runs in step, on the same samples and the same initial weights.
+
+As in the paper (section III) the networks train in parallel: every sample is made once and shown to all variants that ask
+for the same one. What a variant costs is counted in floating-point operations, so that "equal compute" does not depend
+on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.files import write_text
+
+from .config import Config, config_from_dict
+from .evaluation import held_out_errors, wilcoxon
+from .network import ProgressiveUNet, pool_to
+from .samples import Sample, SampleStream
+from .trainer import Trainer, image_side, weighted_loss
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run of a study. ``against``: the variant that it is compared with. ``question``: what it answers."""
+
+    name: str
+    config: Config
+    question: str = ""
+    against: str = ""
+    equal_compute_to: str = ""
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the nested ``changes`` put in; a key whose value is None is taken out."""
+    out = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        if value is None:
+            out.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = merged(out[key], value)
+        else:
+            out[key] = copy.deepcopy(value)
+    return out
+
+
+def read_study(path: Path) -> list[Variant]:
+    """A YAML file: ``base``, a configuration, and ``variants``: name -> {question, against, equal_compute_to, changes}.
+
+    ``equal_compute_to``: train for as many iterations as cost what the named variant costs. ``size``: side of the
+    networks' grid, 128 or, to save time, 64 or 32; displacements keep the unit of the 128 grid, so such networks are
+    for comparison only and cannot be exported. Raises InputError.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        base, variants = content["base"], content["variants"]
+        entries = {str(name): dict(entry or {}) for name, entry in variants.items()}
+        size = content.get("size", 128)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"The study {path} needs the keys base and variants, as YAML.") from error
+    if size not in (32, 64, 128):
+        raise InputError(f"The study {path} has size {size!r}: it must be 32, 64 or 128.")
+    out = []
+    for name, entry in entries.items():
+        unknown = set(entry) - {"question", "against", "equal_compute_to", "changes"}
+        if unknown:
+            raise InputError(
+                f"The study {path}: the variant {name} has the unknown key {sorted(unknown)[0]}."
+            )
+        values = merged({"name": name, **base}, entry.pop("changes", None) or {})
+        config = config_from_dict(values, path.parent.resolve())
+        config = replace(config, network=replace(config.network, size=size))
+        if size >> (config.network.levels - 1) < 4:
+            raise InputError(f"The study {path}: {config.network.levels} levels do not fit in {size}^3.")
+        variant = Variant(name, config, **entry)
+        for key in (variant.against, variant.equal_compute_to):
+            if key and key not in entries:
+                raise InputError(f"The study {path}: the variant {name} names {key}, which is none.")
+        out.append(variant)
+    by_name = {v.name: v for v in out}
+    return [equal_compute(v, by_name[v.equal_compute_to]) if v.equal_compute_to else v for v in out]
+
+
+def level_cost(config: Config) -> list[float]:
+    """Floating-point operations of one training iteration at each level, coarsest first; forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = config.network
+    model = ProgressiveUNet(network.width, network.levels, network.size, network.norm, network.momentum)
+    costs = []
+    for level in range(network.levels):
+        alpha = [float(i == level) for i in range(network.levels)]
+        side = model.side(level)
+        images = torch.zeros(1, 2, side, side, side)
+        # The operations of the levels below are the same whatever is in the images.
+        with FlopCounterMode(display=False) as counter:
+            field = model(images, alpha)
+            weighted_loss(field, torch.ones_like(field), torch.ones_like(field[:, :1])).backward()
+        costs.append(float(counter.get_total_flops()))
+        model.zero_grad(set_to_none=True)
+    return costs
+
+
+def total_cost(config: Config, iterations: int | None = None) -> float:
+    """Floating-point operations of a whole run (or of its first ``iterations``)."""
+    schedule, costs = config.build_schedule(), level_cost(config)
+    count = config.schedule.iterations if iterations is None else iterations
+    return sum(costs[schedule.finest(t)] for t in range(count))
+
+
+def equal_compute(variant: Variant, other: Variant) -> Variant:
+    """The variant with as many iterations as cost what ``other`` costs; for a schedule of one level (baseline)."""
+    schedule = variant.config.build_schedule()
+    if not schedule.is_baseline:
+        raise InputError(f"The variant {variant.name} must be a baseline to be cut to equal compute.")
+    count = max(1, round(total_cost(other.config) / level_cost(variant.config)[-1]))
+    config = replace(variant.config, schedule=replace(variant.config.schedule, iterations=count))
+    return replace(variant, config=config)
+
+
+class _KeptStream:
+    """A stream whose samples stay in memory: all variants are measured on the same few."""
+
+    def __init__(self, stream: SampleStream) -> None:
+        self.stream, self.store = stream, stream.store
+        self._kept: dict[tuple, Sample] = {}
+
+    def sample(self, *args: Any, **options: Any) -> Sample:
+        key = (args, tuple(sorted(options.items())))
+        if key not in self._kept:
+            self._kept[key] = self.stream.sample(*args, **options)
+        return self._kept[key]
+
+
+class _Runner:
+    """A trainer of one variant, driven from outside. ``opened``: data that an earlier variant has read."""
+
+    def __init__(self, variant: Variant, report: Callable[[str], None], opened: dict[str, tuple]) -> None:
+        self.variant = variant
+        config = variant.config
+        self.trainer = trainer = Trainer(config, report)
+        trainer.fabric.launch()
+        key = repr((config.data, config.sampling, config.validation, config.seed, config.folder))
+        if key not in opened:
+            trainer._open_data()
+            if trainer.held_out is None:
+                raise InputError("A study needs held-out scans: set data.validation.")
+            opened[key] = (trainer.stream, _KeptStream(trainer.held_out), trainer.pairs)
+        trainer.stream, trainer.held_out, trainer.pairs = opened[key]
+        trainer._build_network()
+        self.curve: list[dict] = []
+        self.seconds = 0.0
+
+    @property
+    def end(self) -> int:
+        return self.trainer.total
+
+    def side(self, t: int) -> int:
+        return self.trainer.plain.side(self.trainer.schedule.finest(t))
+
+    def step(self, t: int, sample: Sample) -> None:
+        began = time.monotonic()
+        self.trainer.plain.train()
+        self.trainer._step(t, sample)
+        self.trainer.iteration = t + 1
+        self.seconds += time.monotonic() - began
+
+    def held_out(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        finest = self.side(self.trainer.iteration - 1)
+        return held_out_errors(self.trainer.predict, self.trainer.held_out, samples, finest)
+
+    def pair_errors(self) -> dict[str, np.ndarray]:
+        """(n,) mm of every landmark of the configured pairs."""
+        finest = self.side(self.trainer.iteration - 1)
+        out = {}
+        for pair in self.trainer.pairs:
+            images = pool_to(pair.images, image_side(finest))
+            out[pair.name] = pair.tre(self.trainer.predict(images, 128)[0])
+        return out
+
+
+class _Samples:
+    """Each sample is made once for all variants with the same sampling."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple, Sample] = {}
+        self.seconds = 0.0
+
+    def get(self, stream: SampleStream, t: int, side: int) -> Sample:
+        """Sample ``t`` with its truth at ``side``; up to 32^3 the same as the trainer's own (means of means)."""
+        pooled = image_side(side) == 64
+        made_at = 64 if pooled else side
+        key = (repr(stream.sampling), tuple(stream.key), t, made_at)
+        if key not in self._made:
+            began = time.monotonic()
+            self._made[key] = stream.sample(t, image_side(side), made_at)
+            self.seconds += time.monotonic() - began
+        sample = self._made[key]
+        if not pooled:
+            return sample
+        parts = {k: pool_to(getattr(sample, k), side) for k in ("target", "weight", "lung")}
+        return replace(sample, **parts)
+
+    def forget(self) -> None:
+        self._made.clear()
+
+
+def run_study(variants: list[Variant], report: Callable[[str], None] = print) -> dict:
+    """Train all variants in step and measure them. Returns what ``study_markdown`` prints.
+
+    ``validation.every`` and ``validation.samples`` of each variant say when its learning curve is taken, and on how many
+    deformations of each held-out scan the last errors are.
+    """
+    if not variants:
+        raise InputError("The study has no variants.")
+    opened: dict[str, tuple] = {}
+    runners = [_Runner(v, report, opened) for v in variants]
+    samples = _Samples()
+    for t in range(max(r.end for r in runners)):
+        for runner in runners:
+            if t >= runner.end:
+                continue
+            runner.step(t, samples.get(runner.trainer.stream, t, runner.side(t)))
+            every = runner.variant.config.validation.every
+            if (every and (t + 1) % every == 0) or t + 1 == runner.end:
+                errors, zeros = runner.held_out(max(1, runner.variant.config.validation.samples // 4))
+                runner.curve.append({"iteration": t + 1, "error_mm": float(errors.mean())})
+                report(
+                    f"{runner.variant.name}, iteration {t + 1}: {errors.mean():.2f} of {zeros.mean():.2f} mm"
+                )
+        samples.forget()
+    return measure(runners, samples.seconds)
+
+
+def measure(runners: list[_Runner], sample_seconds: float) -> dict:
+    """The last errors of every variant, and the tests of each against its partner."""
+    errors, rows = {}, []
+    for runner in runners:
+        config = runner.variant.config
+        found, zeros = runner.held_out(config.validation.samples)
+        landmarks = runner.pair_errors()
+        errors[runner.variant.name] = (found, landmarks)
+        rows.append(
+            {
+                "name": runner.variant.name,
+                "question": runner.variant.question,
+                "against": runner.variant.against,
+                "iterations": runner.end,
+                "tflop": round(total_cost(config) / 1e12, 2),
+                "training_seconds": round(runner.seconds, 1),
+                "held_out_mm": float(found.mean()),
+                "held_out_sd_mm": float(found.std()),
+                "zero_field_mm": float(zeros.mean()),
+                "deformations": len(found),
+                "tre_mm": {name: float(e.mean()) for name, e in landmarks.items()},
+                "curve": runner.curve,
+            }
+        )
+    for row in rows:
+        if row["against"]:
+            mine, other = errors[row["name"]], errors[row["against"]]
+            # One-sided, as in the paper: is this variant worse than the one that it is held against?
+            row["worse_than_partner"] = {
+                "held_out": wilcoxon(mine[0], other[0]),
+                **{name: wilcoxon(mine[1][name], other[1][name]) for name in mine[1]},
+            }
+    first = runners[0]
+    return {
+        "rows": rows,
+        "sample_seconds": round(sample_seconds, 1),
+        "size": first.variant.config.network.size,
+        "levels": first.variant.config.network.levels,
+        "width": first.variant.config.network.width,
+        "seed": first.variant.config.seed,
+        "scans": len(first.trainer.stream.store),
+        "held_out_scans": len(first.trainer.held_out.store),
+        "before_mm": {p.name: float(p.before.mean()) for p in first.trainer.pairs},
+    }
+
+
+def study_table(result: dict) -> str:
+    """The study's figures as a Markdown table."""
+    pairs = list(result["before_mm"])
+    head = ["Variant", "Iterations", "TFLOP", "Held-out error (mm)"]
+    head += [f"TRE {p} (mm)" for p in pairs] + ["Against", "Difference (mm)", "W, p (one-sided)"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (3 + len(pairs)) + "---|---:|---|"]
+    zero = result["rows"][0]["zero_field_mm"]
+    cells = ["zero field", "", "", f"{zero:.2f}", *(f"{result['before_mm'][p]:.2f}" for p in pairs)]
+    lines.append("| " + " | ".join([*cells, "", "", ""]) + " |")
+    for row in result["rows"]:
+        cells = [row["name"], f"{row['iterations']:,}", f"{row['tflop']:.1f}"]
+        cells.append(f"{row['held_out_mm']:.2f} ± {row['held_out_sd_mm']:.2f}")
+        cells += [f"{row['tre_mm'][p]:.2f}" for p in pairs]
+        test = row.get("worse_than_partner", {}).get("held_out")
+        if test:
+            cells += [
+                row["against"],
+                f"{test['mean_difference_mm']:+.2f}",
+                f"{test['W']:g}, {test['p']:.2g}",
+            ]
+        else:
+            cells += ["", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def curves_figure(result: dict):
+    """Learning curves of all variants."""
+    from .figures import COLOURS, _figure, _tidy
+
+    figure = _figure(7.2, 4.2)
+    axes = figure.subplots()
+    for number, row in enumerate(result["rows"]):
+        x = [e["iteration"] for e in row["curve"]]
+        y = [e["error_mm"] for e in row["curve"]]
+        style = ("-", "--", ":")[number // len(COLOURS) % 3]
+        axes.plot(x, y, style, color=COLOURS[number % len(COLOURS)], label=row["name"])
+    axes.axhline(result["rows"][0]["zero_field_mm"], color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "zero field",
+        (0.99, result["rows"][0]["zero_field_mm"]),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+    )
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("held-out error in the lung (mm)")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _tidy(axes)
+    return figure
+
+
+def write_study(result: dict, folder: Path) -> None:
+    """``study.json``, ``study.md`` (the table) and ``study.png``/``.svg`` (the curves)."""
+    from .figures import save
+
+    write_text(folder / "study.json", json.dumps(result, indent=1) + "\n")
+    write_text(folder / "study.md", study_table(result))
+    save(curves_figure(result), folder, "study")

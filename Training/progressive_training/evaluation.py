@@ -1,0 +1,357 @@
+"""How well models register a test set: landmark errors, folding and their significance (paper, Table II).
+
+TRE is |T(x) - y| in mm for a fixed landmark x and its moving landmark y; neither is snapped to a voxel.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from ProgressiveRegistrationLib.errors import InputError, ModelError, ProgressiveRegistrationError
+from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
+from ProgressiveRegistrationLib.model import choose_device, choose_precision, load_model
+from ProgressiveRegistrationLib.network_input import SIGMA, WINDOW, network_input
+from ProgressiveRegistrationLib.quality import field_of_view, folding, map_points
+from ProgressiveRegistrationLib.registration import register
+from ProgressiveRegistrationLib.report_pictures import choose_planes, slice_of
+
+from . import checkpoint
+from .benchmarks import LandmarkPair, PairData
+from .deformation import FINE
+from .network import ProgressiveUNet, pool_to
+from .pairs import PreparedPair
+from .samples import SampleStream
+from .trainer import EVALUATION_SIDE, image_side, lung_error, predict_field
+
+
+class CheckpointModel:
+    """A checkpoint or snapshot of a run as something that ``register`` can use, at whatever level it has reached.
+
+    ``which``: "average" (what is exported) or "network". Its window and sigma are those of the run.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", which: str = "average") -> None:
+        groups, state = checkpoint.load(path)
+        settings = run_settings(path, state)
+        if settings["input"] != "gradient":
+            raise InputError(
+                f"The checkpoint {path} was trained on plain intensities, which the engine does not feed."
+            )
+        self.torch_device = choose_device(device)
+        self.device, self.notes = str(self.torch_device), []
+        self.iteration, self.alpha = int(state["iteration"]), list(state["alpha"])
+        shape = state["architecture"]
+        self.network = ProgressiveUNet(shape["width"], shape["levels"], shape["size"])
+        weights = {k: v.float() if v.is_floating_point() else v for k, v in groups.get(which, {}).items()}
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"The checkpoint {path} has no {which} weights of its architecture.") from error
+        self.network = self.network.eval().to(self.torch_device, memory_format=torch.channels_last_3d)
+        self.dtype = choose_precision(self.torch_device)
+        self.precision = str(self.dtype).split(".")[-1]
+        name = f"{path.resolve().parent.parent.name}, iteration {self.iteration}"
+        self.card = SimpleNamespace(name=name, size=FINE, window=settings["window"], sigma=settings["sigma"])
+
+    @torch.inference_mode()
+    def predict_tensor(self, images: torch.Tensor, side: int = FINE) -> torch.Tensor:
+        """(1, 3, side, side, side) float32, voxels of the 128 grid, for images (1, 2, S, S, S)."""
+        images = images.to(self.torch_device, memory_format=torch.channels_last_3d)
+        low = self.dtype != torch.float32
+        with torch.autocast(self.torch_device.type, self.dtype, enabled=low):
+            return predict_field(self.network, images, self.alpha, side).float().cpu()
+
+    def predict(self, images: torch.Tensor) -> np.ndarray:
+        """(3, 128, 128, 128) float32 voxels; as the engine's ``Model``.
+
+        The lower levels were trained on the input of ``image_side``, averaged from the full grid here.
+        """
+        finest = self.network.side(max(i for i, a in enumerate(self.alpha) if a > 0))
+        return self.predict_tensor(pool_to(images, image_side(finest)))[0].numpy()
+
+
+def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """``window``, ``sigma`` and ``input`` of the run that a checkpoint belongs to.
+
+    A checkpoint holds its configuration; a snapshot's is ``config.json`` in the run's folder. Raises ModelError.
+    """
+    config = state.get("config")
+    if config is None:
+        file = path.resolve().parent.parent / "config.json"
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"The snapshot {path} needs its run's configuration, {file}, which cannot be read."
+            ) from error
+    data, sampling = config.get("data", {}), config.get("sampling", {})
+    return {
+        "window": tuple(data.get("window", WINDOW)),
+        "sigma": float(sampling.get("sigma", SIGMA)),
+        "input": sampling.get("input", "gradient"),
+    }
+
+
+def open_model(name_or_path: str | Path, device: str = "auto") -> Any:
+    """A model by name or card, or a training checkpoint (``.safetensors``). Raises ModelError or InputError."""
+    if str(name_or_path).endswith(checkpoint.ENDING):
+        return CheckpointModel(Path(name_or_path), device)
+    return load_model(name_or_path, device)
+
+
+# A test set ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method on one pair. ``mapped``: T(x) (n, 3) LPS mm; ``errors``: TRE (n,) mm; ``folding``: see ``quality``."""
+
+    mapped: np.ndarray
+    errors: np.ndarray
+    folding: dict
+    seconds: float
+    lung_boxes: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """All methods on one pair. Points (n, 3) LPS mm; ``before``: |x - y| (n,) mm.
+
+    pictures : name -> (h, w) in [0, 1], coronal slices of "fixed", "before" and each method's warped moving image.
+    """
+
+    data_set: str
+    name: str
+    labels: tuple[str, ...]
+    fixed_points: np.ndarray
+    moving_points: np.ndarray
+    before: np.ndarray
+    methods: dict[str, MethodResult]
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def evaluate(
+    pairs: Iterable[LandmarkPair],
+    models: Mapping[str, Any],
+    *,
+    lung_boxes: str = "own",
+    refinement: str | None = None,
+    report: Callable[[str], None] = print,
+) -> tuple[list[PairResult], list[str]]:
+    """Register every pair with every model.
+
+    Parameters
+    ----------
+    models : label -> ``Model``, ``CheckpointModel`` or "none" (box-to-box affine alone).
+    lung_boxes : "own" or "shared" (the paper's), see ``register``.
+
+    Returns
+    -------
+    results, and sentences about pairs that could not be used.
+
+    Raises
+    ------
+    InputError : no pair could be used, or no model was given.
+    """
+    if not models:
+        raise InputError("There is no model to evaluate: give at least one.")
+    results, notes = [], []
+    for pair in pairs:
+        title = f"{pair.data_set} {pair.name}"
+        try:
+            result = evaluate_pair(pair, models, lung_boxes=lung_boxes, refinement=refinement)
+        except ProgressiveRegistrationError as error:
+            notes.append(f"{title} is left out: {error}")
+            report(notes[-1])
+            continue
+        results.append(result)
+        figures = ", ".join(f"{label} {m.errors.mean():.2f}" for label, m in result.methods.items())
+        report(f"{title}: TRE before {result.before.mean():.2f} mm, {figures} mm")
+    if not results:
+        raise InputError("No pair of the test set could be evaluated" + (f": {notes[0]}" if notes else "."))
+    return results, notes
+
+
+def evaluate_pair(
+    pair: LandmarkPair, models: Mapping[str, Any], *, lung_boxes: str = "own", refinement: str | None = None
+) -> PairResult:
+    """One pair with every model; see ``evaluate``."""
+    data = pair.load()
+    fov = field_of_view(data.fixed)
+    methods, pictures = {}, {}
+    for label, model in models.items():
+        began = time.monotonic()
+        done = register(
+            data.fixed,
+            data.moving,
+            model=model,
+            lung_boxes=lung_boxes,
+            refinement=refinement,
+            fixed_mask=data.fixed_mask,
+            moving_mask=data.moving_mask,
+        )
+        seconds = time.monotonic() - began
+        mapped = map_points(done.field, data.fixed_points)
+        methods[label] = MethodResult(
+            mapped,
+            np.linalg.norm(mapped - data.moving_points, axis=1),
+            folding(done.field, done.fixed_lungs.mask, fov),
+            seconds,
+            done.lung_boxes,
+            tuple(done.notes),
+        )
+        coronal = choose_planes(data.fixed, done.fixed_lungs.mask)[0]
+        if not pictures:
+            pictures["fixed"] = slice_of(data.fixed, coronal)
+            pictures["before"] = slice_of(data.moving, coronal)
+        pictures[label] = slice_of(data.moving, coronal, done.field)
+    before = np.linalg.norm(data.fixed_points - data.moving_points, axis=1)
+    return PairResult(
+        pair.data_set,
+        pair.name,
+        data.labels,
+        data.fixed_points,
+        data.moving_points,
+        before,
+        methods,
+        pictures,
+    )
+
+
+def wilcoxon(worse: np.ndarray, better: np.ndarray) -> dict:
+    """One-sided Wilcoxon signed-rank test that ``better`` is smaller than ``worse`` (paired, (n,)).
+
+    ``W`` is the sum of the ranks where it is (the paper's W = 153 is all of 17 pairs), ``p`` as scipy gives it (exact for
+    few pairs without ties, else normal). Without any difference p is 1.
+    """
+    from scipy import stats
+
+    worse, better = np.asarray(worse, float), np.asarray(better, float)
+    difference = worse - better
+    summary = {
+        "n": int(difference.size),
+        "mean_difference_mm": float(difference.mean()) if difference.size else None,
+        "better_in": int(np.count_nonzero(difference > 0)),
+    }
+    if not np.any(difference):
+        return {**summary, "W": 0.0, "p": 1.0}
+    test = stats.wilcoxon(worse, better, alternative="greater")
+    return {**summary, "W": float(test.statistic), "p": float(test.pvalue)}
+
+
+def compare(results: list[PairResult], worse: str, better: str) -> dict:
+    """``wilcoxon`` on the pairs' mean errors (the paper's test) and on all landmarks, of two methods by label."""
+    means = [[r.methods[label].errors.mean() for r in results] for label in (worse, better)]
+    errors = [np.concatenate([r.methods[label].errors for r in results]) for label in (worse, better)]
+    return {
+        "hypothesis": f"{better} has smaller errors than {worse}",
+        "pairs": wilcoxon(*means),
+        # Landmarks of one pair are not independent: this p is too small, and only a supplement.
+        "landmarks": wilcoxon(*errors),
+    }
+
+
+# Throughout training ------------------------------------------------------------------------------------------------
+
+
+def prepared(
+    name: str,
+    data: PairData,
+    window: tuple[float, float],
+    sigma: float,
+    lung_boxes: str = "own",
+) -> PreparedPair:
+    """A pair on the network's grids, for many networks in turn; ``lung_boxes`` as in ``register``."""
+    lungs = [
+        find_lungs(image, mask=mask, name=f"the {role} image")
+        for role, image, mask in (
+            ("fixed", data.fixed, data.fixed_mask),
+            ("moving", data.moving, data.moving_mask),
+        )
+    ]
+    shared = (lungs[0].box.union(lungs[1].box),) * 2
+    boxes = shared if lung_boxes == "shared" else matched_boxes(*lungs)
+    grids = [box.grid(FINE) for box in boxes]
+    images = torch.stack(
+        [network_input(im, grid, window, sigma) for im, grid in zip((data.fixed, data.moving), grids)]
+    )[None]
+    return PreparedPair(name, images, *grids, data.fixed_points, data.moving_points)
+
+
+def snapshots(run: Path) -> list[Path]:
+    """The snapshots of a run's folder, oldest first; InputError if there is none."""
+    found = checkpoint.checkpoints(run / "snapshots")
+    if not found:
+        raise InputError(f"The run {run} has no snapshots: set output.snapshot_every in its configuration.")
+    return found
+
+
+def snapshot_errors(
+    run: Path,
+    pairs: list[LandmarkPair],
+    *,
+    lung_boxes: str = "own",
+    device: str = "auto",
+    report: Callable[[str], None] = print,
+) -> list[dict]:
+    """The test set's TRE at every snapshot of a run (paper, Figs. 5B and 6).
+
+    Returns
+    -------
+    one dict a snapshot: ``iteration``, ``pairs`` (name -> mean TRE, mm) and ``tre_mm``, the mean over all landmarks.
+    """
+    ready: list[PreparedPair] = []
+    rows = []
+    for path in snapshots(run):
+        model = CheckpointModel(path, device)
+        if not ready:
+            ready = [
+                prepared(f"{p.data_set} {p.name}", p.load(), model.card.window, model.card.sigma, lung_boxes)
+                for p in pairs
+            ]
+        errors = {p.name: p.tre(torch.from_numpy(model.predict(p.images))) for p in ready}
+        rows.append(
+            {
+                "iteration": model.iteration,
+                "pairs": {name: float(e.mean()) for name, e in errors.items()},
+                "tre_mm": float(np.concatenate(list(errors.values())).mean()),
+            }
+        )
+        report(f"{run.name}, iteration {model.iteration}: TRE {rows[-1]['tre_mm']:.2f} mm")
+    return rows
+
+
+def held_out_errors(
+    predict: Callable[[torch.Tensor, int], torch.Tensor], stream: SampleStream, samples: int, finest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean |u - û| and |u| inside the fixed lung, mm, for each of ``samples`` deformations of each held-out scan.
+
+    The deformations are fixed by the stream's seed and their numbers, so every network meets the same ones.
+
+    Parameters
+    ----------
+    predict : (images (1, 2, S, S, S), side) -> field (1, 3, side, side, side), voxels of the 128 grid.
+    finest : side of the network's finest active level.
+
+    Returns
+    -------
+    errors, zero_field : each (samples x scans,).
+    """
+    errors, zeros = [], []
+    scans = len(stream.store)
+    for number in range(samples * scans):
+        sample = stream.sample(number, image_side(finest), EVALUATION_SIDE, scan=number % scans)
+        result = predict(sample.images, max(EVALUATION_SIDE, finest))
+        error, zero = lung_error(pool_to(result, EVALUATION_SIDE), sample)
+        errors.append(error)
+        zeros.append(zero)
+    return np.array(errors), np.array(zeros)
