@@ -22,6 +22,7 @@ AIR_HU = -400.0  # below: lung or gas
 GAS_HU = -972.0  # below, after smoothing: gas without tissue
 DARK_HU = -985.0  # below, after smoothing: surely outside the lungs
 PADDING_HU = -1100.0  # below: what scanners write outside the reconstructed field
+EVEN_SD_HU = 12.0  # over 12 mm: lung with its vessels varies more
 MIN_LUNG_LITRES = 0.3
 MIN_PART_LITRES = 0.1
 
@@ -111,10 +112,10 @@ def _sample(image: sitk.Image, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
         for s, n in zip(image.GetSpacing(), image.GetSize())
     ]
     image = sitk.BinShrink(image, factors) if max(factors) > 1 else image
-    # a lattice coarser than the grid loses half a voxel of border to interpolation; keep it by nearest extrapolation
-    inside = Grid.from_image(image).contains(grid.points().reshape(-1, 3)).reshape(grid.shape)
+    covered = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+    covered.CopyInformation(image)
+    inside = sitk.GetArrayFromImage(grid.resample(covered + 1, interpolator=sitk.sitkNearestNeighbor)) > 0
     resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(sitk.Image(grid.size, sitk.sitkUInt8))
     resampler.SetSize(grid.size)
     resampler.SetOutputOrigin(grid.origin)
     resampler.SetOutputSpacing(grid.spacing)
@@ -153,7 +154,7 @@ def _coarse_lungs(hu: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
     """(z, y, x) bool on the coarse grid, or None."""
     smooth = ndimage.gaussian_filter(hu, 0.8)
     air = (hu < AIR_HU) & valid
-    gas = smooth < GAS_HU
+    gas = (smooth < GAS_HU) | _even_gas(hu, smooth, air)
     exterior = _joined_to_border_in_slice(air | ~valid)
     lung = _lung_parts(air & ~exterior & ~gas, smooth, valid)
     cut = _lung_cut_by_the_side(lung, smooth, valid, gas, exterior)
@@ -167,7 +168,7 @@ def _coarse_lungs(hu: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
     lung = _without_neck(lung)
     # close over vessels, and take gas that lies within (emphysema), not what only touches it (trachea)
     closed = ndimage.binary_closing(np.pad(lung, 3), iterations=3)[3:-3, 3:-3, 3:-3]
-    return lung | (closed & valid & ~exterior)
+    return lung | (ndimage.binary_fill_holes(closed) & valid & ~exterior)
 
 
 def _lung_parts(candidate: np.ndarray, smooth: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -193,10 +194,11 @@ def _lung_parts(candidate: np.ndarray, smooth: np.ndarray, valid: np.ndarray) ->
 def _without_neck(lung: np.ndarray) -> np.ndarray:
     """Clear the slices above the lungs in which only a rim of the trachea is left."""
     area = lung.sum((1, 2)) * COARSE_MM**2
-    large = np.flatnonzero(area > 600)  # mm^2; a trachea has about 300
-    if large.size:
+    low = area <= 600  # mm^2; a trachea has about 300, a throat more, but higher up
+    low[: int(np.argmax(area))] = False
+    if low.any():
         lung = lung.copy()
-        lung[large[-1] + 1 :] = False
+        lung[int(np.argmax(low)) :] = False
     return lung
 
 
@@ -219,6 +221,18 @@ def _lung_cut_by_the_side(
     return np.isin(labels, cut)
 
 
+def _even_gas(hu: np.ndarray, smooth: np.ndarray, air: np.ndarray) -> np.ndarray:
+    """Gas in stomach, bowel and airways by its evenness, with its partial-volume rim: it is not always near -1000 HU."""
+    mean = ndimage.uniform_filter(hu, 3)
+    variance = ndimage.uniform_filter(hu**2, 3) - mean**2
+    core = ndimage.binary_opening((smooth < -930) & (variance < EVEN_SD_HU**2))
+    labels, _ = ndimage.label(core)
+    large = np.bincount(labels.ravel()) * COARSE_MM**3 / 1e6 > 0.03  # smaller: emphysema
+    large[0] = False
+    # the core ends where the window of the variance meets the wall
+    return ndimage.binary_dilation(large[labels], iterations=6, mask=air)
+
+
 def _opened(gas: np.ndarray) -> np.ndarray:
     """Without specks: emphysema is gas too, but in small holes."""
     return ndimage.binary_opening(gas, iterations=2)
@@ -238,6 +252,11 @@ def _wrapped_in_tissue(part: np.ndarray, smooth: np.ndarray, valid: np.ndarray, 
 
     The image's border counts as neither.
     """
+    around = tuple(
+        slice(max(0, s.start - reach - 4), s.stop + reach + 4)
+        for s in ndimage.find_objects(part.astype(np.uint8))[0]
+    )
+    part, smooth, valid = part[around], smooth[around], valid[around]
     grown = ndimage.binary_dilation(part, iterations=reach) if reach else part
     shell = ndimage.binary_dilation(grown, iterations=3) & ~ndimage.binary_dilation(grown) & valid
     return bool((shell & (smooth > -250)).sum() > 0.5 * shell.sum())
