@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from progressive_training.growth import carry
 from progressive_training.network import (
     ProgressiveUNet,
     RenormBatchNorm3d,
@@ -166,3 +167,29 @@ def test_batch_statistics_are_the_mean_and_the_biased_variance():
 def test_weights_that_are_none_are_refused(network, images, alpha):
     with pytest.raises(ValueError, match="sum to one"):
         network(images, alpha)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_carried_level_begins_with_the_field_of_the_level_below(level):
+    net = ProgressiveUNet(width=4, seed=3).train()
+    generator = torch.Generator().manual_seed(4)
+    batches = [torch.rand(1, 2, 64, 64, 64, generator=generator) for _ in range(3)]
+    below, grown, between = ([float(i == k) for i in range(5)] for k in (level - 1, level, -1))
+    between[level - 1], between[level] = 1 - 1e-6, 1e-6
+    for images in batches:
+        net(images, below)
+    carry(net, level, batches, between)
+    net.eval()
+    with torch.no_grad():
+        for images in batches:
+            fields = net.level_outputs(images, between)
+            old, new = resize(fields[level - 1], net.side(level)), fields[level]
+            inner = (..., slice(1, -1), slice(1, -1), slice(1, -1))
+            # Zero padding reaches one cell in.
+            assert torch.allclose(new[inner], old[inner], atol=0.02 * float(old.abs().max()))
+            assert float(old.abs().max()) > 0.1
+    loss = net.train()(batches[0], grown).square().mean()
+    loss.backward()
+    depth = net._depth(level)
+    assert net.unet.merge[depth][1].conv.weight.grad.abs().sum() > 0
+    assert net.outputs[level].weight.grad[:, 6:].abs().sum() > 0

@@ -37,11 +37,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
+    """``growth``: how a new level begins, "random" (paper) or "carry" (see ``growth``)."""
+
     width: int = 8
     levels: int = 5
     size: int = 128
     norm: str = "renorm"
     momentum: float = 0.01
+    growth: str = "random"
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ class Config:
         rate = self.build_learning_rate()
         choices = {
             "network.norm": (self.network.norm, NORMS),
+            "network.growth": (self.network.growth, ("random", "carry")),
             "optimiser.name": (self.optimiser.name, ("adam", "sgd")),
             "sampling.generator": (self.sampling.generator, ("fast", "gryds")),
             "sampling.input": (self.sampling.input, ("gradient", "intensity")),

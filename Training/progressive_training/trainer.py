@@ -26,11 +26,13 @@ from . import checkpoint
 from .cache import ScanStore
 from .config import Config
 from .dataset import prepare_scans
+from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
 from .pairs import prepare_pair
 from .samples import Augmentation, Sample, SampleStream
 
 EVALUATION_SIDE = 64
+GROWTH_SAMPLES = 4
 
 
 class TrainingStopped(ProgressiveRegistrationError):
@@ -317,8 +319,24 @@ class Trainer:
         except OutputError as error:
             self.report(f"Warning: no checkpoint at iteration {self.iteration}: {error}")
 
+    def _grow(self, t: int) -> None:
+        """At the first iteration of a level, let it begin where the level below stands, if so configured."""
+        level = self.schedule.finest(t)
+        if self.config.network.growth != "carry" or t == 0 or self.schedule.finest(t - 1) == level:
+            return
+        side = self.plain.side(level)
+        # The same samples in every process, so that all grow alike.
+        images = [
+            self.stream.sample(10**9 + 100 * t + k, image_side(side), 8).images for k in range(GROWTH_SAMPLES)
+        ]
+        images = [i.to(self.fabric.device, memory_format=torch.channels_last_3d) for i in images]
+        with self.fabric.autocast():
+            carry(self.plain, level, images, self.schedule.alpha(t))
+        self.average.load_state_dict(self.plain.state_dict())
+
     def _step(self, t: int, sample: Sample) -> tuple[float, float]:
         """One iteration; returns the loss and what a zero field would have, voxel^2."""
+        self._grow(t)
         alpha = self.schedule.alpha(t)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rates.at(self.schedule, t, self.total)

@@ -1,0 +1,89 @@
+"""Grow a level that begins where the level below it stands (not in the paper; ``network.growth: carry``).
+
+The paper draws a new level's weights at random, and its long transitions make up for that. Where iterations are dear, the
+synthesis side of the new level can instead be set so that it passes on the field of the level below, brought up
+trilinearly: then only what the new level adds has to be learned. Three maps carry the field and three its negative, since
+x = (f(x) - f(-x)) / (1 + a) for a Leaky ReLU f of leakiness a; the other maps keep their random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from ProgressiveRegistrationLib.unet import LEAKINESS
+from torch import nn
+
+from .network import ProgressiveUNet
+
+CARRIED = 6
+
+
+def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor], alpha: list[float]) -> None:
+    """Set the synthesis layers of ``level`` (in place) so that its field is that of ``level - 1``, brought up.
+
+    Parameters
+    ----------
+    level : the paper's count, at least 1. batches : some images (1, 2, S, S, S), to measure the normalisation's statistics.
+    alpha : weights in which ``level`` is the finest active one, if only just.
+    """
+    depth = network.levels - 1 - level
+    unet = network.unet
+    below = network.outputs[level - 1]
+    head = unet.out if level == network.levels - 1 else network.outputs[level]
+    first, second = unet.merge[depth]
+    if first.conv.out_channels < CARRIED:
+        return
+    with torch.no_grad():
+        _pass_on(unet.up[depth], first.conv, second.conv, head, below)
+        batches = list(batches)
+        norms = [block.norm for block in (*unet.down[depth], first, second)]
+        was_training = network.training
+        network.train()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.weight.fill_(1)
+            norm.bias.zero_()
+        for norm in (first.norm, second.norm):
+            # What lies behind a layer is measured once that layer carries.
+            second.norm.reset_running_stats()
+            for images in batches:
+                network(images, alpha)
+            _undo(norm, slice(0, CARRIED))
+        for norm in norms:
+            # As if they had been averaged for long: the carried maps must not drift away from what was undone.
+            norm.num_batches_tracked.fill_(int(1 / norm.momentum))
+        network.train(was_training)
+
+
+def _undo(norm: nn.BatchNorm3d, maps: slice) -> None:
+    """Make the normalisation the identity on some maps."""
+    norm.weight[maps] = torch.sqrt(norm.running_var[maps] + norm.eps)
+    norm.bias[maps] = norm.running_mean[maps]
+
+
+def _pass_on(
+    up: nn.ConvTranspose3d, first: nn.Conv3d, second: nn.Conv3d, head: nn.Conv3d, below: nn.Conv3d
+) -> None:
+    """Weights that carry ``below``'s output from the maps under ``up`` to ``head``."""
+    count = up.in_channels
+    up.weight.copy_(torch.eye(count).view(count, count, 1, 1, 1).expand_as(up.weight))
+    up.bias.zero_()
+    # Repeating each cell twice and smoothing with (1, 2, 1) / 4 is linear interpolation between cell centres.
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    smooth = line.view(3, 1, 1) * line.view(1, 3, 1) * line.view(1, 1, 3)
+    kernel = below.weight.view(3, count, 1, 1, 1) * smooth
+    first.weight[:CARRIED] = 0
+    for row, sign in ((slice(0, 3), 1.0), (slice(3, 6), -1.0)):
+        first.weight[row, :count] = sign * kernel
+        first.bias[row] = sign * below.bias
+    second.weight[:CARRIED] = 0
+    second.bias[:CARRIED] = 0
+    head.weight.zero_()
+    head.bias.zero_()
+    for c in range(3):
+        for row, sign in ((c, 1.0), (3 + c, -1.0)):
+            for column, side in ((c, 1.0), (3 + c, -1.0)):
+                second.weight[row, column, 1, 1, 1] = sign * side / (1 + LEAKINESS)
+        head.weight[c, c] = 1 / (1 + LEAKINESS)
+        head.weight[c, 3 + c] = -1 / (1 + LEAKINESS)
