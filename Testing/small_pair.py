@@ -50,6 +50,32 @@ def write_small_pair(path: Path) -> Path:
     return path
 
 
+def write_dicom(image: sitk.Image, folder: Path, uid: str) -> None:
+    """One CT series as files whose names are not in the order of their positions."""
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    count = image.GetSize()[2]
+    for k in range(count):
+        part = image[:, :, k]
+        position = image.TransformIndexToPhysicalPoint((0, 0, k))
+        for key, value in (
+            ("0008|0060", "CT"),
+            ("0008|0016", "1.2.840.10008.5.1.4.1.1.2"),
+            ("0008|0018", f"{uid}.{k + 1}"),
+            ("0020|000d", "1.2.826.0.1.3680043.2.1"),
+            ("0020|000e", uid),
+            ("0020|0032", "\\".join(f"{v:.4f}" for v in position)),
+            ("0020|0037", "1\\0\\0\\0\\1\\0"),
+            ("0020|0013", str(k + 1)),
+            ("0028|1052", "0"),
+            ("0028|1053", "1"),
+        ):
+            part.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"{uid[-1]}-{(7 * k) % count:03d}.dcm"))
+        writer.Execute(part)
+
+
 def write_zero_model(path: Path) -> None:
     """zero.json and zero.safetensors in a new folder: a small network that answers zero everywhere."""
     path.mkdir()

@@ -13,7 +13,7 @@ from ProgressiveRegistrationLib import cli, jobs, phantom, registration
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.geometry import Box
 from ProgressiveRegistrationLib.landmarks import read_landmarks
-from small_pair import GRID, SHIFT, landmark_options, model_options, pair, run, write_small_pair
+from small_pair import GRID, SHIFT, landmark_options, model_options, pair, run, write_dicom, write_small_pair
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,29 @@ def test_human_summary_names_the_figures(capsys, folder, tmp_path):
     for part in ("before", "42.06", "lung boxes aligned", "after", "Folding: lung 0 %", "preset fast"):
         assert part in printed
     assert json.loads((tmp_path / "o" / "report.json").read_text())["tre_mm"]["after"]["count"] == 3
+
+
+def test_series_are_chosen_in_a_dicom_folder(capsys, folder, tmp_path):
+    series = ["1.2.826.0.1.3680043.2.1.1", "1.2.826.0.1.3680043.2.1.2"]
+    for path, uid in zip(pair(folder), series):
+        write_dicom(sitk.ReadImage(str(path)), tmp_path / "dicom", uid)
+    images = [tmp_path / "dicom"] * 2
+    options = [*model_options(folder), "-q", "--no-report", "--json"]
+    code, printed, told = run(capsys, "register", *images, "-o", tmp_path / "out", *options)
+    assert (code, printed) == (3, "")
+    assert "several series" in told
+    assert "--series" in told
+    assert not (tmp_path / "out").exists()
+    options += ["--fixed-series", series[0], "--moving-series", series[1]]
+    code, printed, _ = run(capsys, "register", *images, "-o", tmp_path / "out", *options)
+    assert code == 0
+    report = json.loads(printed)
+    assert report["displacement_mm"]["mean"] == pytest.approx(np.linalg.norm(SHIFT), abs=0.1)
+    assert report["inputs"]["fixed"]["origin_lps_mm"] == pytest.approx(GRID.origin)
+    options = [*model_options(folder), "-q", "--no-report", "--json", "--series", series[1]]
+    code, printed, _ = run(capsys, "register", *images, "-o", tmp_path / "out", *options)
+    assert code == 0
+    assert json.loads(printed)["displacement_mm"]["max"] < 1e-3
 
 
 def programs_transforms(folder: Path, path: Path) -> list[Path]:
