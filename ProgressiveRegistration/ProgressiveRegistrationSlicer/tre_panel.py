@@ -127,15 +127,17 @@ class TrePanel(VTKObservationMixin):
             return
         self._summary.setText(summary_html(self.errors, self._nodes[2] is not None))
         order = self.order()
+        measured = self._nodes[2] is not None
         self._table.setRowCount(len(order))
         for row, n in enumerate(order):
-            cells = (self.errors.labels[n], f"{self.errors.before[n]:.2f}", f"{self.errors.after[n]:.2f}")
+            after = f"{self.errors.after[n]:.2f}" if measured else ""
+            cells = (self.errors.labels[n], f"{self.errors.before[n]:.2f}", after)
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
                 if column:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 self._table.setItem(row, column, item)
-            if self._nodes[2] is not None:
+            if measured:
                 better = self.errors.after[n] <= self.errors.before[n]
                 self._table.item(row, 2).setForeground(qt.QBrush(qt.QColor(*(GOOD if better else BAD))))
 

@@ -171,10 +171,8 @@ class ctkCollapsibleButton(_QGroupBox):
 
     def __init__(self, *arguments) -> None:
         super().__init__(*[a for a in arguments if not isinstance(a, str)])
-        self._collapsed = False
-        for text in arguments:
-            if isinstance(text, str):
-                self.setTitle(text)
+        self._collapsed, self._hidden = False, {}
+        self._text = next((a for a in arguments if isinstance(a, str)), "")
 
     def _set_collapsed(self, value):
         changed = self._collapsed != bool(value)
@@ -184,15 +182,28 @@ class ctkCollapsibleButton(_QGroupBox):
             self.contentsCollapsed.emit(self._collapsed)
 
     def _apply(self):
+        """Hide the contents; when shown again, what the module itself had hidden stays hidden, as in CTK."""
         for child in QObject.children(self):
-            if isinstance(child, QtWidgets.QWidget):
-                child.setVisible(not self._collapsed)
+            if not isinstance(child, QtWidgets.QWidget):
+                continue
+            if self._collapsed and child not in self._hidden:
+                explicitly = child.testAttribute(QtCore.Qt.WA_WState_ExplicitShowHide)
+                self._hidden[child] = explicitly and child.isHidden()
+                child.hide()
+            elif not self._collapsed and child in self._hidden:
+                child.setVisible(not self._hidden.pop(child))
+        QtWidgets.QWidget.setMaximumHeight(self, 22 if self._collapsed else 16777215)
+        QtWidgets.QGroupBox.setTitle(self, ("▸ " if self._collapsed else "▾ ") + self._text)
 
     def showEvent(self, event):
-        self._apply()  # children that the loader made after the property was read
+        self._apply()  # the loader makes children after it has read the property
         QtWidgets.QGroupBox.showEvent(self, event)
 
-    text = Property(str, lambda s: QtWidgets.QGroupBox.title(s), lambda s, v: s.setTitle(v))
+    def _set_text(self, text):
+        self._text = text
+        self._apply()
+
+    text = Property(str, lambda s: s._text, _set_text)
     collapsed = Property(bool, lambda s: s._collapsed, _set_collapsed)
 
 
