@@ -265,7 +265,7 @@ def test_models_are_listed(capsys):
 
 
 def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path, monkeypatch):
-    small = {"size": (96, 76, 66), "spacing": (3.4, 3.4, 4.6), "tips": 800, "landmarks": 150}
+    small = {"size": (96, 76, 66), "spacing": (3.4, 3.4, 4.6), "tips": 1600, "landmarks": 120}
     monkeypatch.setattr(phantom, "breathing_thorax", functools.partial(phantom.breathing_thorax, **small))
     out = tmp_path / "demo"
     code, printed, _ = run(capsys, "demo", "-o", out, *model_options(folder), "--json")
