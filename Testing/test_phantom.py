@@ -161,10 +161,12 @@ def test_diaphragm_moves_more_at_the_back_than_at_the_front():
 
 
 def test_dense_field_does_not_fold_in_the_lung(pair):
-    inside = array(pair.exhale_lungs) > 0
+    grid = pair.field.grid
+    assert max(grid.spacing) <= 2.5
+    inside = array(grid.resample(pair.exhale_lungs, interpolator=sitk.sitkNearestNeighbor)) > 0
     determinant = pair.field.jacobian_determinant()[inside]
     assert determinant.min() > 0.3
-    exact = pair.motion.jacobian_determinant(Grid.from_image(pair.exhale).points()[inside])
+    exact = pair.motion.jacobian_determinant(grid.points()[inside])
     assert np.median(np.abs(determinant - exact)) < 0.01
 
 
@@ -303,6 +305,6 @@ def test_written_pair_reads_back_the_same(pair, tmp_path):
     fixed, moving = (read_landmarks(folder / f"{name}.mrk.json") for name in ("fixed", "moving"))
     assert fixed.labels == moving.labels
     for name in ("true_field.nrrd", "true_transform.h5"):
-        field = DisplacementField.read(folder / name, grid=Grid.from_image(pair.fixed))
+        field = DisplacementField.read(folder / name, grid=pair.field.grid)
         error = np.linalg.norm(field.warp_points(fixed.points) - moving.points, axis=1)
         assert error.max() < 0.05

@@ -128,13 +128,13 @@ class Motion:
         """(n, 3) at exhale -> (n, 3) at inhale, for points of the chest wall."""
         return np.stack(self.wall_xyz(*np.asarray(points, float).T), -1)
 
-    def lung_inverse(self, points: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+    def lung_inverse(self, points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
         """(n, 3) at inhale -> (n, 3) at exhale; see ``invert``."""
-        return invert(self.lung_xyz, points, start)
+        return invert(self.lung_xyz, points, tolerance)
 
-    def wall_inverse(self, points: np.ndarray) -> np.ndarray:
+    def wall_inverse(self, points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
         """(n, 3) at inhale -> (n, 3) at exhale; see ``invert``."""
-        return invert(self.wall_xyz, points)
+        return invert(self.wall_xyz, points, tolerance)
 
     def jacobian_determinant(self, points: np.ndarray, step: float = 0.05) -> np.ndarray:
         """(n,): determinant of the lung map's Jacobian at exhale points (n, 3), by central differences."""
@@ -164,30 +164,36 @@ class Motion:
         )
 
 
-def invert(function, points: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """Solve function(x) = points for x, (n, 3) float64, by Newton's method to 1e-6 mm.
+def invert(function, points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
+    """Solve function(x) = points for x, (n, 3) float64, by Newton's method to ``tolerance`` mm.
 
     ``function`` takes and gives three arrays. Raises ArithmeticError when a point has no solution near it.
     """
     points = np.asarray(points, float).reshape(-1, 3)
-    out = points.copy() if start is None else np.array(start, float)
+    out = points.copy()
     todo = np.arange(len(points))
+    inverse = None
     step = 0.05
-    for _ in range(30):
-        if not len(todo):
-            return out
+    for iteration in range(40):
         x = out[todo]
         value = np.stack(function(*x.T), -1)
         error = value - points[todo]
-        size = np.abs(error).max(1)
-        jacobian = np.empty((len(x), 3, 3))
-        for axis in range(3):
-            moved = x.copy()
-            moved[:, axis] += step
-            jacobian[:, :, axis] = (np.stack(function(*moved.T), -1) - value) / step
-        update = np.linalg.solve(jacobian, error[..., None])[..., 0]
+        unsolved = np.abs(error).max(1) > tolerance
+        if not unsolved.any():
+            return out
+        todo, x, value, error = todo[unsolved], x[unsolved], value[unsolved], error[unsolved]
+        # The Jacobian costs three evaluations; the first steps need a fresh one, later ones do well with the last.
+        if iteration < 2 or iteration % 5 == 0:
+            jacobian = np.empty((len(x), 3, 3))
+            for axis in range(3):
+                moved = x.copy()
+                moved[:, axis] += step
+                jacobian[:, :, axis] = (np.stack(function(*moved.T), -1) - value) / step
+            inverse = np.linalg.inv(jacobian)
+        else:
+            inverse = inverse[unsolved]
+        update = np.einsum("nij,nj->ni", inverse, error)
         # Large first steps are shortened: near the apex the taper is strong.
         update *= np.minimum(1, 15 / np.maximum(np.abs(update).max(1), 1e-9))[:, None]
         out[todo] = x - update
-        todo = todo[size > 1e-6]
     raise ArithmeticError(f"{len(todo)} points could not be traced back through the motion.")
