@@ -61,8 +61,7 @@ class DisplacementField:
     @classmethod
     def from_affine(cls, grid: Grid, affine: Affine) -> DisplacementField:
         """The affine map, on a grid."""
-        points = grid.points()
-        return cls(grid, affine(points.astype(float)) - points, affine)
+        return cls(grid, _affine_displacement(grid, affine), affine)
 
     @classmethod
     def from_voxels(cls, u: np.ndarray, fixed_grid: Grid, moving_grid: Grid) -> DisplacementField:
@@ -82,10 +81,9 @@ class DisplacementField:
             raise InputError(
                 f"A field of shape {u.shape[:3]} does not fit a grid of shape {fixed_grid.shape}."
             )
-        base = box_to_box(fixed_grid, moving_grid)
-        points = fixed_grid.points()
-        moved = base(points.astype(float)) + u @ moving_grid.index_to_world_matrix.T
-        return cls(fixed_grid, moved - points)
+        millimetres = u @ moving_grid.index_to_world_matrix.T.astype(np.float32)
+        millimetres += _affine_displacement(fixed_grid, box_to_box(fixed_grid, moving_grid))
+        return cls(fixed_grid, millimetres)
 
     @classmethod
     def from_transform(cls, transform: sitk.Transform, grid: Grid) -> DisplacementField:
@@ -206,7 +204,7 @@ class DisplacementField:
         """A field on a larger grid that goes over smoothly into ``affine`` within ``margin`` mm of this grid's border."""
         pad = np.ceil(margin / np.asarray(self.grid.spacing)).astype(int)
         grid = self.grid.padded(tuple(pad))
-        residual = self.displacement - (affine(self.grid.points().astype(float)) - self.grid.points())
+        residual = self.displacement - _affine_displacement(self.grid, affine)
         residual = np.pad(residual, [*((int(p), int(p)) for p in pad[::-1]), (0, 0)], mode="edge")
         away = np.zeros(grid.shape, np.float32)
         for axis, (n, p) in enumerate(zip(self.grid.size, pad)):
@@ -216,8 +214,8 @@ class DisplacementField:
             shape[2 - axis] = -1
             away = np.maximum(away, steps.reshape(shape).astype(np.float32))
         residual *= (0.5 + 0.5 * np.cos(np.pi * away))[..., None]
-        points = grid.points().astype(float)
-        return DisplacementField(grid, affine(points) - points + residual, affine)
+        residual += _affine_displacement(grid, affine)
+        return DisplacementField(grid, residual, affine)
 
     def compose(self, inner: DisplacementField) -> DisplacementField:
         """x -> self(inner(x)), on inner's grid."""
@@ -370,6 +368,19 @@ class DisplacementField:
         if grid is None:
             raise InputError(f"{path} brings no grid of its own; give the fixed image too.")
         return cls.from_transform(transform, grid)
+
+
+def _affine_displacement(grid: Grid, affine: Affine) -> np.ndarray:
+    """(z, y, x, 3) float32: A(x) - x at the grid's voxels, built axis by axis."""
+    slope = (affine.matrix - np.eye(3)) @ grid.index_to_world_matrix
+    start = affine(np.asarray(grid.origin)) - grid.origin
+    x, y, z = (np.arange(n) for n in grid.size)
+    out = np.empty((*grid.shape, 3), np.float32)
+    for axis in range(3):
+        out[..., axis] = (start[axis] + slope[axis, 0] * x)[None, None] + (
+            (slope[axis, 1] * y)[None, :, None] + (slope[axis, 2] * z)[:, None, None]
+        )
+    return out
 
 
 def box_to_box(fixed_grid: Grid, moving_grid: Grid) -> Affine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -60,7 +60,7 @@ def register(
     *,
     model: Any = None,
     device: str = "auto",
-    lung_boxes: Union[str, tuple[Box, Box]] = "own",
+    lung_boxes: str | tuple[Box, Box] = "own",
     refinement: str | None = None,
     fixed_mask: sitk.Image | None = None,
     moving_mask: sitk.Image | None = None,
@@ -162,7 +162,7 @@ def register(
 
 
 def _boxes(
-    wanted: Union[str, tuple[Box, Box]],
+    wanted: str | tuple[Box, Box],
     fixed_lungs: Lungs,
     moving_lungs: Lungs,
     fixed: sitk.Image,
