@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import queue
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from .progress import check
 
 CONNECT_SECONDS = 20
 POLL_SECONDS = 0.5
+STOP_SECONDS = 10  # for pairs at work to reach a place where they can stop
 INSTALL = "install it: python -m pip install dask distributed"
 
 
@@ -82,6 +85,7 @@ class Cluster:
         self.options = options
         self.address = address
         self.running: dict[Any, BatchPair] = {}
+        self.ended: queue.Queue = queue.Queue()
 
     def check(self, tell: Callable[[str], None] | None) -> dict[str, Any]:
         """``check_options`` on every worker there is; they must have this program in this version.
@@ -115,7 +119,7 @@ class Cluster:
 
     def run(self, pairs: list[BatchPair], output: Path, progress, cancelled) -> Iterator[dict]:
         """Records in the order in which they come; ``progress`` stays silent."""
-        from distributed import CancelledError, TimeoutError, wait
+        from distributed import CancelledError
         from distributed.comm import CommClosedError
 
         if self.address is not None:
@@ -127,11 +131,7 @@ class Cluster:
                 while waiting and len(self.running) < max(1, sum(self.client.nthreads().values())):
                     self._submit(waiting.popleft(), output)
                 check(cancelled)
-                try:
-                    ready = wait(list(self.running), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
-                except TimeoutError:
-                    ready = set()
-                for future in ready:
+                for future in self._ready(POLL_SECONDS):
                     yield self._collect(future, self.running.pop(future), output)
                 if self.client.status != "running":
                     raise CancelledError
@@ -143,22 +143,30 @@ class Cluster:
 
     def stop(self) -> None:
         """Forget what has not begun; what runs stops by the stop file."""
-        from distributed import TimeoutError, wait
-
-        futures = list(self.running)
+        futures = set(self.running)
+        end = time.monotonic() + STOP_SECONDS
+        while futures and time.monotonic() < end and self.client.status == "running":
+            futures -= set(self._ready(POLL_SECONDS))
         try:
-            wait(futures, timeout=10)  # cancelled pairs end at their next stage
-        except Exception as error:
-            logging.getLogger(__name__).debug("while stopping: %s", error)
-        try:
-            self.client.cancel(futures, force=True)
-        except (OSError, TimeoutError):
+            self.client.cancel(list(self.running), force=True)
+        except OSError:  # the scheduler is gone, and with it what was to be cancelled
             pass
 
     def _submit(self, pair: BatchPair, output: Path) -> None:
         key = f"pair-{pair.id}-{uuid.uuid4().hex}"
         future = self.client.submit(do_pair, pair, output, self.options, key=key, pure=False)
         self.running[future] = pair
+        future.add_done_callback(self.ended.put)
+
+    def _ready(self, seconds: float) -> list[Any]:
+        """The futures that have ended; waits up to ``seconds`` for the first."""
+        found = []
+        try:
+            found.append(self.ended.get(timeout=seconds))
+            while True:
+                found.append(self.ended.get_nowait())
+        except queue.Empty:
+            return found
 
     def _collect(self, future: Any, pair: BatchPair, output: Path) -> dict:
         from distributed import KilledWorker
