@@ -388,6 +388,23 @@ def test_switching_fusion_off_gives_everything_back(panel):  # noqa: F811
     ]
 
 
+def test_scene_saved_while_fused_can_be_switched_back_after_loading(panel, tmp_path):  # noqa: F811
+    for node in show_pair(panel):
+        node.AddDefaultStorageNode()
+    panel.ui.fusionComboBox.setCurrentText("Fixed orange, moving blue")
+    path = tmp_path / "fused.mrb"
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(path))
+    assert panel.ui.fusionComboBox.currentText == "Fixed orange, moving blue"
+    panel.ui.opacitySlider.value = 0.0
+    red, _, blue = pixels().mean(0)
+    assert red > 1.5 * blue
+    panel.ui.fusionComboBox.setCurrentText("Off")
+    for name in ("Fixed", "Moving"):
+        assert slicer.util.getNode(name).GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeGrey"
+
+
 def test_checkerboard_alternates_fixed_and_moving_where_they_are_placed(scene):  # noqa: F811
     from ProgressiveRegistrationSlicer.fusion_view import checkerboard
 

@@ -10,6 +10,7 @@ import vtk
 from .parameter_node import FusionMode
 
 ORANGE, BLUE = (1.0, 0.65, 0.3), (0.3, 0.65, 1.0)  # half of each is grey
+NAMES = {ORANGE: "ProgressiveRegistration orange", BLUE: "ProgressiveRegistration blue"}
 LUNG_WINDOW, LUNG_LEVEL = 1400.0, -500.0
 FLICKER_MS = 450
 SQUARE_MM = 25.0
@@ -93,8 +94,11 @@ class FusionView:
         for volume in (fixed, moving):
             volume.CreateDefaultDisplayNodes()
             display = volume.GetDisplayNode()
+            colour = display.GetColorNode()
+            if colour is None or colour.GetName() in NAMES.values():  # a scene that was saved while fused
+                colour = slicer.mrmlScene.GetNodeByID("vtkMRMLColorTableNodeGrey")
             self._displays[display.GetID()] = (
-                display.GetColorNodeID(),
+                colour.GetID(),
                 display.GetWindow(),
                 display.GetLevel(),
                 display.GetAutoWindowLevel(),
@@ -200,7 +204,7 @@ def resampled(moving, fixed) -> np.ndarray:
 
 def colour_node(colour):
     """The colour table from black to ``colour``; made once a scene."""
-    name = "ProgressiveRegistration orange" if colour == ORANGE else "ProgressiveRegistration blue"
+    name = NAMES[colour]
     node = slicer.mrmlScene.GetFirstNodeByName(name)
     if node is not None:
         return node

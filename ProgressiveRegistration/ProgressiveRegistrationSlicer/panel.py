@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 
+import ctk
 import slicer
 import vtk
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
@@ -35,6 +36,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._task = None
         self._results = []
         self._watched = ()
+        self._fused = None
+        self._shownOptions = None
 
     def makeLogic(self):
         raise NotImplementedError
@@ -73,6 +76,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.measureButton.connect("clicked(bool)", self.onMeasureButton)
         self.ui.reportButton.connect("clicked(bool)", self.onReportButton)
         self.ui.optionsCollapsibleButton.connect("contentsCollapsed(bool)", self.onOptionsCollapsed)
+        self.ui.reportFolder.filters = ctk.ctkPathLineEdit.Dirs
         self.ui.progressFrame.hide()
         self._showMessage("")
         self._showQuality("")
@@ -149,6 +153,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def update(self, caller=None, event=None) -> None:
         """Make the panel show the parameters and what can be done with them."""
+        if slicer.mrmlScene.IsImporting():
+            return  # node references are not complete yet; the end of the import updates
         p = self._parameterNode
         self._watchVolumes()
         self._updateApplyButton()
@@ -200,12 +206,14 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _updateOptions(self) -> None:
         p = self._parameterNode
-        if not self.ui.optionsCollapsibleButton.collapsed:
+        shown = (self.ui.optionsCollapsibleButton.collapsed, p.modelName, p.device)
+        if not shown[0] and shown != self._shownOptions:
             self._models.fill(options.model_entries(), p.modelName)
             self._devices.fill(options.device_entries(), p.device)
             cards = options.models()
             chosen = next((c for c in cards if p.modelName in ("", c.name)), None)
             self.ui.modelCardLabel.text = options.card_text(chosen) if chosen is not None else ""
+        self._shownOptions = shown
         for name, combo in (
             ("fixed", self.ui.fixedSegmentComboBox),
             ("moving", self.ui.movingSegmentComboBox),
@@ -227,7 +235,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self.ui.opacitySlider.enabled = p.fusionMode is FusionMode.OVERLAY
         shown = (p.fusionMode, p.fixedVolume, p.movingVolume)
-        if shown != getattr(self, "_fused", None):
+        if shown != self._fused:
             self._fused = shown
             self.fusion.show(*shown, p.fusionOpacity)
         self.fusion.set_opacity(p.fusionOpacity)

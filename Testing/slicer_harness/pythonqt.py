@@ -254,7 +254,7 @@ class ctkPathLineEdit(_QWidget):
         browse.setText("…")
         layout.addWidget(browse)
         self._edit.textChanged.connect(self.currentPathChanged)
-        self._filters = []
+        self._filters, self._kinds = [], self.Files
 
     def setCurrentPath(self, path):
         self._edit.setText(str(path))
@@ -264,6 +264,7 @@ class ctkPathLineEdit(_QWidget):
 
     currentPath = Property(str, lambda s: s._edit.text(), lambda s, v: s._edit.setText(v))
     nameFilters = Property("QStringList", lambda s: s._filters, lambda s, v: setattr(s, "_filters", list(v)))
+    filters = Property(int, lambda s: s._kinds, lambda s, v: setattr(s, "_kinds", v))
     settingKey = Property(str, lambda s: "", lambda s, v: None)
 
 
