@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.errors import InputError, OutputError
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.landmarks import read_landmarks
 from ProgressiveRegistrationLib.phantom import ThoraxPair, breathing_thorax, write_pair
@@ -280,15 +280,25 @@ def test_tubes_keep_their_volume_however_thin():
         ({"emphysema": 1.5}, "emphysema must lie between"),
         ({"consolidation": -0.1}, "consolidation must lie between"),
         ({"noise": -3.0}, "noise must be 0 or more"),
+        ({"contrast": float("nan")}, "contrast must be 0 or more"),
+        ({"thickness": -1.0}, "thickness must be 0 or more"),
+        ({"seed": -1}, "seed must be 0 or more"),
         ({"landmarks": 0}, "landmarks"),
     ],
 )
 def test_impossible_options_are_refused_in_one_sentence(options, words):
     with pytest.raises(InputError, match=words) as caught:
-        breathing_thorax(0, **{**SMALL, **options})
+        breathing_thorax(**{"seed": 0, **SMALL, **options})
     text = str(caught.value)
     assert text.endswith(".")
     assert "\n" not in text
+
+
+def test_a_file_in_the_folders_place_is_refused(pair, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OutputError, match="cannot hold the phantom"):
+        write_pair(pair, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_written_pair_reads_back_the_same(pair, tmp_path):
