@@ -9,6 +9,7 @@ import pytest
 import torch
 from progressive_training.cache import MASKS, ScanStore, load, prepare, sides
 from progressive_training.deformation import SplineSpec
+from progressive_training.phantoms import PhantomStore
 from progressive_training.samples import Augmentation, SampleStream, Sampling
 from ProgressiveRegistrationLib.geometry import Grid
 from scipy.ndimage import map_coordinates
@@ -206,3 +207,43 @@ def test_memory_is_bounded_and_reloading_gives_the_same(store):
     small[1]
     assert len(small._memory) == 1
     assert torch.equal(small[0].volume, first)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> PhantomStore:
+    small = {"size": (80, 80, 64), "spacing": (4.4, 4.4, 5.0), "tips": 800, "landmarks": 20}
+    folder = tmp_path_factory.mktemp("phantoms")
+    return PhantomStore(folder, 1, WINDOW, report=lambda text: None, **small)
+
+
+def test_a_phantom_pair_comes_with_the_phantoms_motion(store, phantoms):
+    """Moving warped with the target looks like fixed, in lungs that slide and change their density."""
+    augmentation = replace(GEOMETRY, phantom_share=1.0, one_lung_share=0.0, box_margin=(0.0, 0.05))
+    stream = SampleStream(store, replace(PLAIN, augmentation=augmentation), 1, phantoms=phantoms)
+    names = set()
+    for number in range(3):
+        sample = stream.sample(number, 128, 128)
+        names.add(sample.scan)
+        fixed, moving = sample.images[0].numpy()
+        lung = sample.lung[0, 0].numpy() > 0.99
+        lung[:, :, [0, -1]] = False
+
+        def likeness(other, fixed=fixed, lung=lung):
+            return np.corrcoef(fixed[lung], other[lung])[0, 1]
+
+        warped = warp(moving, sample.target[0].numpy())
+        assert likeness(warped) > 0.95
+        assert 1 - likeness(warped) < 0.4 * (1 - likeness(moving))
+    assert names == {"phantom 1000 exhale", "phantom 1000 inhale"}
+
+
+def test_phantoms_and_scans_are_mixed_by_share_and_coarse_samples_agree(store, phantoms):
+    augmentation = replace(Augmentation(), phantom_share=0.5)
+    stream = SampleStream(store, replace(PLAIN, augmentation=augmentation), 1, phantoms=phantoms)
+    samples = [stream.sample(number, 64, 8) for number in range(8)]
+    made = sum(s.scan.startswith("phantom") for s in samples)
+    assert 1 <= made <= 7
+    number = next(i for i, s in enumerate(samples) if s.scan.startswith("phantom"))
+    fine = stream.sample(number, 128, 64).target
+    coarse = stream.sample(number, 64, 16).target
+    assert torch.allclose(torch.nn.functional.avg_pool3d(fine, 4), coarse, atol=1e-3)

@@ -6,7 +6,7 @@ every order and after every restart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ProgressiveRegistrationLib.network_input import SIGMA, gradient_magnitude
 
 from .cache import MASKS, CachedScan, ScanStore
 from .deformation import FINE, TABLE_I, Deformation, GrydsDeformation, Lattice, SplineSpec, draw, identity
+from .phantoms import PhantomPair, PhantomStore
 
 # Gradient magnitude of a pair sampled on 64^3, brought to the scale of the 128^3 one averaged to 64^3: half for the
 # larger voxels, and 1.26 for the detail that the coarser grid has lost (measured on three scans: 1.2 to 1.3).
@@ -43,6 +44,7 @@ class Augmentation:
     large_share: float = 0.3
     large_amplitude: float = 1.5
     phantom_share: float = 0.0
+    phantoms: int = 12
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -114,8 +116,15 @@ class SampleStream:
     ``name`` keeps training and validation apart: the same number gives other samples.
     """
 
-    def __init__(self, store: ScanStore, sampling: Sampling, seed: int, name: str = "train") -> None:
-        self.store, self.sampling = store, sampling
+    def __init__(
+        self,
+        store: ScanStore,
+        sampling: Sampling,
+        seed: int,
+        name: str = "train",
+        phantoms: PhantomStore | None = None,
+    ) -> None:
+        self.store, self.sampling, self.phantoms = store, sampling, phantoms
         self.key = [int(seed), int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")]
 
     def sample(
@@ -123,9 +132,58 @@ class SampleStream:
     ) -> Sample:
         """Sample ``number`` with images of ``side`` (64 or 128) and truth of ``target_side`` (at most ``side``)."""
         rng = np.random.default_rng([*self.key, int(number)])
+        share = self.sampling.augmentation.phantom_share
+        if share and self.phantoms and scan is None and rng.random() < share:
+            pair = self.phantoms[int(rng.integers(len(self.phantoms)))]
+            return make_phantom_sample(pair, rng, self.sampling, side, target_side or side)
         index = int(rng.integers(len(self.store)))
         chosen = self.store[index if scan is None else scan]
         return make_sample(chosen, rng, self.sampling, side, target_side or side)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How two images are made to differ, beyond the deformation: density, noise, slice thickness of each."""
+
+    noise: torch.Generator
+    gains: np.ndarray
+    levels: np.ndarray
+    blur: bool
+    widths: np.ndarray
+    hides: bool
+
+    def apply(self, image: torch.Tensor, k: int) -> torch.Tensor:
+        """Image ``k`` (0 fixed, 1 moving) of a pair, (D, H, W) in [0, 1]."""
+        if self.gains[k]:
+            image = _densify(image, float(self.gains[k]))
+        if self.blur:
+            image = _thicken(image, float(self.widths[k]))
+        if self.levels[k]:
+            grain = torch.randn(image.shape, generator=self.noise)
+            image = image.add(grain, alpha=float(self.levels[k])).clamp_(0, 1)
+        return image
+
+
+def draw_appearance(rng: np.random.Generator, options: Augmentation, factor: int) -> Appearance:
+    """``factor``: 2 where the pair is sampled on 64^3, on which noise and slices count for less."""
+    return Appearance(
+        noise=torch.Generator().manual_seed(int(rng.integers(2**62))),
+        gains=rng.uniform(-1, 1, 2) * options.density / 2,
+        levels=rng.uniform(0, 1, 2) * options.noise / (factor**1.5),
+        blur=bool(rng.random() < options.blur_share),
+        widths=rng.uniform(0, 1 / 3, 2) / factor,
+        hides=bool(rng.random() < options.masked_share),
+    )
+
+
+def as_input(images: list[torch.Tensor], sampling: Sampling, factor: int) -> torch.Tensor:
+    """Two windowed images -> (1, 2, S, S, S) as the network sees them."""
+    stacked = torch.stack(images)[None]
+    if sampling.input != "gradient":
+        return stacked
+    # Per voxel of the 128 grid, whichever grid it was computed on.
+    stacked = gradient_magnitude(stacked, sampling.sigma)
+    return stacked * COARSE_GAIN if factor == 2 else stacked
 
 
 def draw_box(rng: np.random.Generator, scan: CachedScan, options: Augmentation) -> Box:
@@ -193,30 +251,15 @@ def make_sample(
         index += torch.tensor(start, dtype=torch.float32).view(3, 1, 1, 1)
         return (index - 0.5) / 2 if coarse else index
 
-    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    gains = rng.uniform(-1, 1, 2) * options.density / 2
-    levels = rng.uniform(0, 1, 2) * options.noise / (factor**1.5)
-    blur = rng.random() < options.blur_share
-    widths = rng.uniform(0, 1 / 3, 2) / factor
-    hide = rng.random() < options.masked_share and box.extent[0] < 0.75 * scan.box.extent[0]
+    look = draw_appearance(rng, options, factor)
+    hide = look.hides and box.extent[0] < 0.75 * scan.box.extent[0]
     images = []
     for k, at in enumerate((fixed_at, moving_at)):
         image = sample_volume(volume[None], voxels(at, factor == 2))[0]
         if hide:
             image = image * _near_one_lung(scan, box, voxels(at, True))
-        if options.density:
-            image = _densify(image, float(gains[k]))
-        if blur:
-            image = _thicken(image, float(widths[k]))
-        if options.noise:
-            image = image.add(torch.randn(image.shape, generator=noise), alpha=float(levels[k])).clamp_(0, 1)
-        images.append(image)
-    images = torch.stack(images)[None]
-    if sampling.input == "gradient":
-        # Per voxel of the 128 grid, whichever grid it was computed on.
-        images = gradient_magnitude(images, sampling.sigma)
-        if factor == 2:
-            images = images * COARSE_GAIN
+        images.append(look.apply(image, k))
+    images = as_input(images, sampling, factor)
 
     if target_side == FINE:
         target, fixed_at_target = _to_fine(u), fixed_at
@@ -236,6 +279,75 @@ def make_sample(
         pool = 64 // target_side
         target, weight, lung = (F.avg_pool3d(t, pool) for t in (target, weight, lung))
     return Sample(images, target, weight, lung, tuple(spacing.tolist()), scan.name)
+
+
+def make_phantom_sample(
+    pair: PhantomPair, rng: np.random.Generator, sampling: Sampling, side: int, target_side: int
+) -> Sample:
+    """A sample from a made-up chest: either phase is fixed, each image has its own box; the motion is the phantom's."""
+    options = sampling.augmentation
+    fixed, moving, field = pair.exhale, pair.inhale, pair.forward
+    if rng.random() < 0.5:
+        fixed, moving, field = moving, fixed, pair.backward
+    boxes = []
+    for scan in (fixed, moving):
+        grow = rng.uniform(*options.box_margin, (2, 3)) * scan.box.extent
+        boxes.append(Box(np.asarray(scan.box.lower) - grow[0], np.asarray(scan.box.upper) + grow[1]))
+    flip = options.flip and rng.random() < 0.5
+    look = draw_appearance(rng, replace(options, density=0.0), FINE // side)
+
+    def linear(scale: np.ndarray, shift: np.ndarray, at: torch.Tensor) -> torch.Tensor:
+        a, b = (torch.tensor(np.asarray(v), dtype=torch.float32).view(3, 1, 1, 1) for v in (scale, shift))
+        return at * a + b
+
+    def world(box: Box, at: torch.Tensor) -> torch.Tensor:
+        """Fine index -> LPS mm; a flip runs from the box's other side."""
+        step, start = box.extent / FINE, np.asarray(box.lower) + box.extent / FINE / 2
+        if flip:
+            start[0] += step[0] * (FINE - 1)
+            step[0] = -step[0]
+        return linear(step, start, at)
+
+    def index(box: Box, at: torch.Tensor) -> torch.Tensor:
+        """LPS mm -> fine index."""
+        step, start = box.extent / FINE, np.asarray(box.lower) + box.extent / FINE / 2
+        if flip:
+            start[0] += step[0] * (FINE - 1)
+            step[0] = -step[0]
+        return linear(1 / step, -start / step, at)
+
+    def voxels(scan: CachedScan, at: torch.Tensor, coarse: bool) -> torch.Tensor:
+        spacing, origin = np.asarray(scan.spacing), np.asarray(scan.origin)
+        found = linear(1 / spacing, -origin / spacing, at)
+        return (found - 0.5) / 2 if coarse else found
+
+    coarse = side != FINE
+    grid = identity(Lattice(side))
+    images = [
+        look.apply(
+            sample_volume(
+                (scan.coarse if coarse else scan.volume)[None], voxels(scan, world(box, grid), coarse)
+            )[0],
+            k,
+        )
+        for k, (scan, box) in enumerate(((fixed, boxes[0]), (moving, boxes[1])))
+    ]
+    rendered = max(64, target_side)
+    at = identity(Lattice(rendered))
+    x = world(boxes[0], at)
+    spacing, origin = np.asarray(pair.truth.spacing), np.asarray(pair.truth.origin)
+    y = x + sample_volume(field, linear(1 / spacing, -origin / spacing, x))
+    target = index(boxes[1], y) - at
+    where = voxels(fixed, x, True)
+    lung = sample_volume(fixed.masks[:1], where)
+    mask = MASKS.index(sampling.mask)
+    inside = sample_volume(fixed.masks[mask : mask + 1], where)
+    weight = (inside >= 0.5).float() + (sampling.lung_weight - 1) * lung
+    target, weight, lung = target[None], weight[None], lung[None]
+    if target_side < rendered:
+        target, weight, lung = (F.avg_pool3d(t, rendered // target_side) for t in (target, weight, lung))
+    grid_spacing = tuple((boxes[0].extent / FINE).tolist())
+    return Sample(as_input(images, sampling, FINE // side), target, weight, lung, grid_spacing, fixed.name)
 
 
 def _near_one_lung(scan: CachedScan, box: Box, index: torch.Tensor) -> torch.Tensor:

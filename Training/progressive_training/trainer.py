@@ -29,6 +29,7 @@ from .dataset import prepare_scans
 from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
 from .pairs import prepare_pair
+from .phantoms import PhantomStore
 from .samples import Augmentation, Sample, SampleStream
 
 EVALUATION_SIDE = 64
@@ -98,10 +99,14 @@ class Trainer:
             self.fabric.barrier()
         folders, _ = prepare_scans(train, cache / "train", self.report)
         held_out = prepare_scans(validation, cache / "validation", self.report)[0] if validation else []
+        options = config.sampling.augmentation
+        phantoms = None
+        if options.phantom_share:
+            phantoms = PhantomStore(cache / "phantoms", options.phantoms, config.data.window, self.report)
         if self.fabric.is_global_zero:
             self.fabric.barrier()
         store = ScanStore(folders, config.data.window, config.data.memory_gb)
-        self.stream = SampleStream(store, config.sampling, config.seed, "train")
+        self.stream = SampleStream(store, config.sampling, config.seed, "train", phantoms)
         self.held_out = None
         if held_out:
             # Held-out pairs are the paper's: fixed deformations of the plain scan, in boxes of their own.

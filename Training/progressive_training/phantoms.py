@@ -1,0 +1,112 @@
+"""Pairs of made-up breathing chests as training samples: sliding lungs and real density change, with exact truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ProgressiveRegistrationLib.files import replacing, write_text
+from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.lungs import find_lungs
+
+from .cache import VERSION, CachedScan, is_prepared, load, prepare
+
+TRUTH_SPACING = 4.0  # mm; the motion is smooth but at the pleura, which slides
+
+
+@dataclass(frozen=True)
+class PhantomPair:
+    """Exhale and inhale of one made-up chest, prepared, with the maps between them.
+
+    forward, backward : (3, z, y, x) float32 mm (x, y, z in LPS) from exhale to inhale and back, on ``truth``.
+    """
+
+    exhale: CachedScan
+    inhale: CachedScan
+    truth: Grid
+    forward: torch.Tensor
+    backward: torch.Tensor
+
+
+def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
+    """Make a phantom and write it, prepared, into ``folder``. Its breath and its disease follow from the seed.
+
+    ``options`` go to ``breathing_thorax``, over what is drawn.
+    """
+    from ProgressiveRegistrationLib.phantom import breathing_thorax, true_displacement
+
+    rng = np.random.default_rng([seed, 4])
+    drawn = {
+        "amplitude": float(rng.uniform(8, 30)),
+        "kernel": str(rng.choice(["soft", "standard", "sharp"])),
+        "contrast": float(rng.choice([0.0, 150.0])),
+        "emphysema": float(rng.choice([0.0, 0.2])),
+        "consolidation": float(rng.choice([0.0, 0.1])),
+        "noise": float(rng.uniform(5, 25)),
+    }
+    pair = breathing_thorax(seed, **{**drawn, **options})
+    for phase in ("exhale", "inhale"):
+        image = getattr(pair, phase)
+        lungs = find_lungs(image, mask=getattr(pair, f"{phase}_lungs"), name=f"phantom {seed}")
+        prepare(image, folder / phase, f"phantom {seed} {phase}", lungs=lungs)
+    truth = Grid.from_image(pair.exhale).with_spacing(TRUTH_SPACING)
+    for name, inverse in (("forward", False), ("backward", True)):
+        field = np.moveaxis(true_displacement(pair.motion, truth, inverse=inverse), -1, 0)
+        with replacing(folder / f"{name}.npy") as temporary:
+            np.save(temporary, np.ascontiguousarray(field, np.float16), allow_pickle=False)
+    card = {"version": VERSION, "size": truth.size, "spacing": truth.spacing, "origin": truth.origin}
+    write_text(folder / "truth.json", json.dumps(card))
+
+
+def load_phantom(folder: Path, window: tuple[float, float]) -> PhantomPair:
+    """Read what ``prepare_phantom`` wrote."""
+    card = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    fields = [
+        torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False).astype(np.float32))
+        for name in ("forward", "backward")
+    ]
+    truth = Grid(card["size"], card["spacing"], card["origin"])
+    return PhantomPair(load(folder / "exhale", window), load(folder / "inhale", window), truth, *fields)
+
+
+class PhantomStore:
+    """``count`` phantoms, made once in ``cache``; the last few used stay in memory."""
+
+    def __init__(
+        self,
+        cache: Path,
+        count: int,
+        window: tuple[float, float],
+        report: Callable[[str], None] = print,
+        kept: int = 8,
+        **options: Any,
+    ) -> None:
+        self.window, self.kept, self._memory = window, kept, {}
+        self.folders = [cache / f"phantom-{seed:04d}" for seed in range(1000, 1000 + count)]
+        for number, folder in enumerate(self.folders, 1):
+            if not _is_whole(folder):
+                report(f"Making phantom {number} of {count}")
+                prepare_phantom(1000 + number - 1, folder, **options)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> PhantomPair:
+        if index not in self._memory:
+            while len(self._memory) >= self.kept:
+                self._memory.pop(next(iter(self._memory)))
+            self._memory[index] = load_phantom(self.folders[index], self.window)
+        return self._memory[index]
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        card = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return card.get("version") == VERSION and all(is_prepared(folder / p) for p in ("exhale", "inhale"))
