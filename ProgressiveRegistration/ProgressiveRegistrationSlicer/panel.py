@@ -23,6 +23,8 @@ from .parameter_node import FusionMode
 from .readiness import obstacle
 from .tre_panel import TrePanel, add_model_node, add_table_node
 
+MAX_UNDO = 4
+
 
 class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The module's panel; ``makeLogic`` gives the logic that does the work."""
@@ -276,7 +278,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameterNode
         with self._errorsShown():
             result = session.finish(computed)
-            self._results.append(result)
+            self._results = [*self._results[1 - MAX_UNDO :], result]  # each keeps its field in memory
             if result.transform is not None:
                 p.evaluatedTransform = result.transform
                 self._fused = None  # what is shown moved: draw a checkerboard again
