@@ -55,6 +55,69 @@ def export(
     typer.echo(f"Wrote {card.path} and {card.weights}, sha256 {card.sha256}")
 
 
+@app.command()
+def evaluate(
+    output: Path = typer.Option(Path("evaluation"), help="Folder for tables and figures."),
+    model: Optional[str] = typer.Option(  # noqa: UP045
+        None, help="Model name, card (.json) or checkpoint (.safetensors); default: the installed default."
+    ),
+    baseline: Optional[str] = typer.Option(None, help="A second model to compare with."),  # noqa: UP045
+    dirlab_4dct: Optional[Path] = typer.Option(None, help="Folder with the DIR-Lab 4DCT cases."),  # noqa: UP045
+    dirlab_copdgene: Optional[Path] = typer.Option(None, help="Folder with the DIR-Lab COPDgene cases."),  # noqa: UP045
+    popi: Optional[Path] = typer.Option(None, help="Folder with the POPI-model."),  # noqa: UP045
+    creatis: Optional[Path] = typer.Option(None, help="Folder with the CREATIS patients (MedPhys11)."),  # noqa: UP045
+    pairs: Optional[Path] = typer.Option(None, help="CSV list of pairs with landmarks."),  # noqa: UP045
+    phantoms: int = typer.Option(0, min=0, help="How many made-up breathing chests to test on."),
+    swap: bool = typer.Option(False, help="Exchange fixed and moving."),
+    lung_boxes: str = typer.Option("own", help="own or shared (the paper's)."),
+    refinement: Optional[str] = typer.Option(None, help="balanced or accurate; default: the network alone."),  # noqa: UP045
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:N or mps."),
+    run: Optional[Path] = typer.Option(None, help="Folder of a run: figures 5 to 7."),  # noqa: UP045
+    baseline_run: Optional[Path] = typer.Option(None, help="Folder of the baseline's run."),  # noqa: UP045
+    snapshots: bool = typer.Option(False, help="Evaluate each snapshot of the runs on the test set instead."),
+    held_out: Optional[Path] = typer.Option(None, help="Configuration with held-out scans to deform."),  # noqa: UP045
+    held_out_samples: int = typer.Option(10, min=1, help="Deformations of each held-out scan."),
+) -> None:
+    """Landmark errors, folding and figures of models on test sets (Table II, figures 5 to 9)."""
+    from .evaluation_job import READERS, Job, run_job
+
+    given = dict(zip(READERS, (dirlab_4dct, dirlab_copdgene, popi, creatis, pairs)))
+    sets = {name: place for name, place in given.items() if place is not None}
+    job = Job(
+        output,
+        model,
+        baseline,
+        sets,
+        phantoms,
+        swap,
+        lung_boxes,
+        refinement,
+        device,
+        run,
+        baseline_run,
+        snapshots,
+        held_out,
+        held_out_samples,
+    )
+    for name in run_job(job, typer.echo):
+        typer.echo(f"Wrote {output / name}")
+
+
+@app.command()
+def compare(
+    study: Path = typer.Argument(..., help="YAML study, see Training/configs/study.yaml."),
+    output: Path = typer.Option(Path("study"), help="Folder for the table and the curves."),
+) -> None:
+    """Train small variants in step on the same samples, and compare them."""
+    from .compare import read_study, run_study, study_table, write_study
+
+    variants, pool = read_study(study)
+    output.mkdir(parents=True, exist_ok=True)
+    result = run_study(variants, pool, typer.echo)
+    write_study(result, output)
+    typer.echo(study_table(result))
+
+
 def main(arguments: Optional[list[str]] = None) -> None:  # noqa: UP045
     """Entry point: a first argument that is no command is a configuration to train."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

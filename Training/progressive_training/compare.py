@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import write_text
+from ProgressiveRegistrationLib.network_input import gradient_magnitude
 
 from .config import Config, config_from_dict
 from .evaluation import held_out_errors, wilcoxon
 from .network import ProgressiveUNet, pool_to
-from .samples import Sample, SampleStream
+from .samples import COARSE_GAIN, Sample, SampleStream, Sampling
 from .trainer import Trainer, image_side, weighted_loss
 
 
@@ -51,12 +52,16 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
-def read_study(path: Path) -> list[Variant]:
+def read_study(path: Path) -> tuple[list[Variant], int]:
     """A YAML file: ``base``, a configuration, and ``variants``: name -> {question, against, equal_compute_to, changes}.
 
     ``equal_compute_to``: train for as many iterations as cost what the named variant costs. ``size``: side of the
     networks' grid, 128 or, to save time, 64 or 32; displacements keep the unit of the 128 grid, so such networks are
-    for comparison only and cannot be exported. Raises InputError.
+    for comparison only and cannot be exported. ``pool``: see ``run_study``.
+
+    Returns
+    -------
+    variants and pool. Raises InputError.
     """
     import yaml
 
@@ -64,11 +69,13 @@ def read_study(path: Path) -> list[Variant]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         base, variants = content["base"], content["variants"]
         entries = {str(name): dict(entry or {}) for name, entry in variants.items()}
-        size = content.get("size", 128)
+        size, pool = content.get("size", 128), content.get("pool", 0)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"The study {path} needs the keys base and variants, as YAML.") from error
     if size not in (32, 64, 128):
         raise InputError(f"The study {path} has size {size!r}: it must be 32, 64 or 128.")
+    if not isinstance(pool, int) or pool < 0:
+        raise InputError(f"The study {path} has pool {pool!r}: it must be a number of samples, or 0.")
     out = []
     for name, entry in entries.items():
         unknown = set(entry) - {"question", "against", "equal_compute_to", "changes"}
@@ -87,7 +94,8 @@ def read_study(path: Path) -> list[Variant]:
                 raise InputError(f"The study {path}: the variant {name} names {key}, which is none.")
         out.append(variant)
     by_name = {v.name: v for v in out}
-    return [equal_compute(v, by_name[v.equal_compute_to]) if v.equal_compute_to else v for v in out]
+    out = [equal_compute(v, by_name[v.equal_compute_to]) if v.equal_compute_to else v for v in out]
+    return out, pool
 
 
 def level_cost(config: Config) -> list[float]:
@@ -189,33 +197,58 @@ class _Runner:
 
 
 class _Samples:
-    """Each sample is made once for all variants with the same sampling."""
+    """Each sample is made once for all variants with the same sampling.
 
-    def __init__(self) -> None:
+    ``size`` : side of the networks' grid. ``pool`` : how many samples there are, seen in turn; 0: a new one every time.
+    """
+
+    def __init__(self, size: int, pool: int = 0) -> None:
+        self.size, self.pool = size, pool
         self._made: dict[tuple, Sample] = {}
         self.seconds = 0.0
 
     def get(self, stream: SampleStream, t: int, side: int) -> Sample:
-        """Sample ``t`` with its truth at ``side``; up to 32^3 the same as the trainer's own (means of means)."""
-        pooled = image_side(side) == 64
-        made_at = 64 if pooled else side
-        key = (repr(stream.sampling), tuple(stream.key), t, made_at)
+        """Sample ``t`` with its truth at ``side``; for networks up to 32^3 the trainer's own (means of means)."""
+        number = t % self.pool if self.pool else t
+        pooled = image_side(self.size) == 64
+        made_at = self.size if pooled else side
+        # Both kinds of input from the same grey values: making the pair is what costs.
+        plain = replace(stream.sampling, input="intensity")
+        key = (repr(plain), tuple(stream.key), number, made_at)
         if key not in self._made:
             began = time.monotonic()
-            self._made[key] = stream.sample(t, image_side(side), made_at)
+            grey = SampleStream(stream.store, plain, 0)
+            grey.key = stream.key
+            self._made[key] = self._with_inputs(
+                grey.sample(number, image_side(side), made_at), stream.sampling
+            )
             self.seconds += time.monotonic() - began
-        sample = self._made[key]
+        inputs, sample = self._made[key]
+        sample = replace(sample, images=inputs[stream.sampling.input])
         if not pooled:
             return sample
-        parts = {k: pool_to(getattr(sample, k), side) for k in ("target", "weight", "lung")}
-        return replace(sample, **parts)
+        return replace(sample, **{k: pool_to(getattr(sample, k), side) for k in ("target", "weight", "lung")})
 
-    def forget(self) -> None:
-        self._made.clear()
+    def _with_inputs(self, sample: Sample, sampling: Sampling) -> tuple[dict[str, torch.Tensor], Sample]:
+        side = sample.images.shape[-1]
+        gradient = gradient_magnitude(sample.images, sampling.sigma)
+        gradient = gradient * COARSE_GAIN if side == 64 else gradient
+        inputs = {"intensity": sample.images, "gradient": gradient}
+        if side == 64:
+            # What a network of this size would do first.
+            inputs = {name: pool_to(images, self.size) for name, images in inputs.items()}
+        return inputs, replace(sample, images=inputs["gradient"])
+
+    def after(self, t: int) -> None:
+        """Forget what will not be seen again."""
+        if not self.pool:
+            self._made.clear()
 
 
-def run_study(variants: list[Variant], report: Callable[[str], None] = print) -> dict:
-    """Train all variants in step and measure them. Returns what ``study_markdown`` prints.
+def run_study(variants: list[Variant], pool: int = 0, report: Callable[[str], None] = print) -> dict:
+    """Train all variants in step and measure them. Returns what ``study_table`` prints.
+
+    ``pool``: how many samples there are, seen in turn; 0: a new one in every iteration.
 
     ``validation.every`` and ``validation.samples`` of each variant say when its learning curve is taken, and on how many
     deformations of each held-out scan the last errors are.
@@ -224,7 +257,7 @@ def run_study(variants: list[Variant], report: Callable[[str], None] = print) ->
         raise InputError("The study has no variants.")
     opened: dict[str, tuple] = {}
     runners = [_Runner(v, report, opened) for v in variants]
-    samples = _Samples()
+    samples = _Samples(variants[0].config.network.size, pool)
     for t in range(max(r.end for r in runners)):
         for runner in runners:
             if t >= runner.end:
@@ -237,8 +270,8 @@ def run_study(variants: list[Variant], report: Callable[[str], None] = print) ->
                 report(
                     f"{runner.variant.name}, iteration {t + 1}: {errors.mean():.2f} of {zeros.mean():.2f} mm"
                 )
-        samples.forget()
-    return measure(runners, samples.seconds)
+        samples.after(t)
+    return {**measure(runners, samples.seconds), "pool": pool}
 
 
 def measure(runners: list[_Runner], sample_seconds: float) -> dict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +21,17 @@ from ProgressiveRegistrationLib.model import choose_device, choose_precision, lo
 from ProgressiveRegistrationLib.network_input import SIGMA, WINDOW, network_input
 from ProgressiveRegistrationLib.quality import field_of_view, folding, map_points
 from ProgressiveRegistrationLib.registration import register
-from ProgressiveRegistrationLib.report_pictures import choose_planes, slice_of
+from ProgressiveRegistrationLib.report_pictures import choose_planes, itk_transform, slice_of
 
 from . import checkpoint
 from .benchmarks import LandmarkPair, PairData
+from .cache import ScanStore
+from .config import Config
+from .dataset import prepare_scans
 from .deformation import FINE
 from .network import ProgressiveUNet, pool_to
 from .pairs import PreparedPair
-from .samples import SampleStream
+from .samples import Augmentation, SampleStream
 from .trainer import EVALUATION_SIDE, image_side, lung_error, predict_field
 
 
@@ -213,7 +216,7 @@ def evaluate_pair(
         if not pictures:
             pictures["fixed"] = slice_of(data.fixed, coronal)
             pictures["before"] = slice_of(data.moving, coronal)
-        pictures[label] = slice_of(data.moving, coronal, done.field)
+        pictures[label] = slice_of(data.moving, coronal, itk_transform(done.field, [coronal]))
     before = np.linalg.norm(data.fixed_points - data.moving_points, axis=1)
     return PairResult(
         pair.data_set,
@@ -328,6 +331,29 @@ def snapshot_errors(
         )
         report(f"{run.name}, iteration {model.iteration}: TRE {rows[-1]['tre_mm']:.2f} mm")
     return rows
+
+
+def held_out_stream(config: Config, report: Callable[[str], None] = print) -> SampleStream:
+    """The trainer's validation samples: deformations with a fixed seed of the configuration's held-out scans.
+
+    Raises
+    ------
+    InputError : ``data.validation`` names no usable scan.
+    """
+    if not config.data.validation:
+        raise InputError(f"The configuration {config.name} names no held-out scans: set data.validation.")
+    cache = config.path(config.data.cache) / "validation"
+    folders, _ = prepare_scans([config.path(p) for p in config.data.validation], cache, report)
+    plain = replace(
+        Augmentation.none(),
+        box_change=0.04,
+        box_change_share=1.0,
+        density=config.sampling.augmentation.density,
+    )
+    sampling = replace(config.sampling, augmentation=plain, generator="fast")
+    return SampleStream(
+        ScanStore(folders, config.data.window, config.data.memory_gb), sampling, 1, "validate"
+    )
 
 
 def held_out_errors(
