@@ -112,7 +112,7 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
             mrml_landmarks.update_table(errors, tableNode)
         if modelNode is not None:
             mrml_landmarks.update_error_model(errors, modelNode)
-            mrml_landmarks.show_error_model(modelNode, float(errors.before.max()))
+            mrml_landmarks.show_error_model(modelNode, max(5.0, float(errors.after.max())))
 
     def measurement(self, transformNode, fixedNode, movingNode, **options):
         """A ``Measurement`` of a transform: ``compute()`` gives its report, ``compute(folder)`` writes it."""

@@ -207,6 +207,9 @@ def test_error_vectors_are_as_long_as_the_errors():
         np.testing.assert_allclose(tip - x[n], error[n], atol=0.1)
     display = model.GetDisplayNode()
     assert display.GetScalarVisibility()
+    table = display.GetColorNode().GetLookupTable()
+    np.testing.assert_allclose(table.GetTableValue(0)[:3], (0, 0.8, 1), atol=0.01)
+    np.testing.assert_allclose(table.GetTableValue(255)[:3], (1, 0, 0), atol=0.01)
     assert display.GetVisibility2D()
 
 

@@ -113,8 +113,8 @@ class TrePanel(VTKObservationMixin):
 
     @property
     def scale(self) -> float:
-        """mm that get the reddest colour: the largest error of all, so that colours stay comparable."""
-        return 0.0 if self.errors is None else float(max(self.errors.before.max(), self.errors.after.max()))
+        """mm that get the reddest colour: 5, or the largest error where that is more."""
+        return 5.0 if self.errors is None else max(5.0, float(self.errors.after.max()))
 
     def order(self) -> np.ndarray:
         """Which pair each table row shows: worst first."""

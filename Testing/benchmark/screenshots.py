@@ -20,6 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "ProgressiveRegistration")]
 SCREENSHOTS = ROOT / "Resources" / "Screenshots"
+THUMBNAIL = ROOT / "ProgressiveRegistration" / "Resources" / "Icons" / "BreathingThorax.png"
 VIEW = 420
 
 
@@ -79,6 +80,8 @@ def main() -> int:
         return 1
     after = views()
     save(arguments.output / "before-after.png", stack([row(before), row(after)], ["Before", "After"]))
+    if not arguments.fixed and arguments.output == SCREENSHOTS:
+        save(THUMBNAIL, before[1])
     panel.ui.vectorsButton.click()
     nodes[2].SetDisplayVisibility(False)
     show_landmark(panel, 0)
@@ -205,7 +208,10 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def save(path: Path, image: np.ndarray) -> None:
     from PIL import Image
 
-    Image.fromarray(image).save(path, optimize=True)
+    picture = Image.fromarray(image)
+    if path == THUMBNAIL:
+        picture = picture.resize((260, 260))
+    picture.quantize(256).save(path, optimize=True)  # a third of the size
     print(path)
 
 
