@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.lungs import find_lungs
+from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
 from ProgressiveRegistrationLib.network_input import network_input, sample_on_grid, window_to_unit
 
 from .config import Config, Pair
@@ -20,7 +20,7 @@ from .deformation import FINE, Lattice, look_up
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """A pair on the network's grids, each image in its own lung box. Landmarks: (n, 3) LPS mm."""
+    """A pair on the network's grids, each image in its own lung box, as ``register`` does. Landmarks: (n, 3) LPS mm."""
 
     name: str
     images: torch.Tensor
@@ -44,15 +44,18 @@ class PreparedPair:
 
 def prepare_pair(config: Config, pair: Pair) -> PreparedPair:
     """Read a pair of the configuration. Its landmarks: CSV with fixed x, y, z and moving x, y, z in LPS mm after an id."""
-    images, grids = [], []
+    scans, images = [], []
     for role, text in (("fixed", pair.fixed), ("moving", pair.moving)):
         path = config.path(text)
         try:
-            image = sitk.ReadImage(str(path))
+            scans.append(sitk.ReadImage(str(path)))
         except RuntimeError as error:
             raise InputError(f"The {role} image of pair {pair.name}, {path}, cannot be read.") from error
-        grid = find_lungs(image, name=path.name).box.grid(FINE)
-        grids.append(grid)
+    boxes = matched_boxes(
+        *(find_lungs(scan, name=f"{pair.name}'s {i + 1}. image") for i, scan in enumerate(scans))
+    )
+    grids = [box.grid(FINE) for box in boxes]
+    for image, grid in zip(scans, grids):
         if config.sampling.input == "gradient":
             images.append(network_input(image, grid, config.data.window, config.sampling.sigma))
         else:
