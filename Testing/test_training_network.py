@@ -193,3 +193,31 @@ def test_a_carried_level_begins_with_the_field_of_the_level_below(level):
     depth = net._depth(level)
     assert net.unet.merge[depth][1].conv.weight.grad.abs().sum() > 0
     assert net.outputs[level].weight.grad[:, 6:].abs().sum() > 0
+
+
+def test_a_grown_levels_pooled_maps_look_to_the_layers_below_like_those_they_replace():
+    """Otherwise layers that normalise by running averages amplify them: 60 mm of error in mid-transition, measured."""
+    net = ProgressiveUNet(width=4, seed=3).train()
+    generator = torch.Generator().manual_seed(4)
+    # Sparse and small, as gradient magnitudes are.
+    batches = [0.2 * torch.rand(1, 2, 64, 64, 64, generator=generator) ** 4 for _ in range(3)]
+    for images in batches:
+        net(images, [0, 1, 0, 0, 0])
+
+    def moments(maps):
+        flat = torch.cat([m.flatten(2)[0] for m in maps], 1)
+        return flat.mean(1), flat.std(1)
+
+    def both():
+        with torch.no_grad():
+            replaced = [net.inputs[1](pool_to(b, 16)) for b in batches]
+            pooled = [net.unet.pool(net.unet.down[2](net.inputs[2](pool_to(b, 32)))) for b in batches]
+        return moments(replaced), moments(pooled)
+
+    (_, wanted), (_, random) = both()
+    assert (random > 5 * wanted).all()
+    carry(net, 2, batches, [0, 1 - 1e-6, 1e-6, 0, 0])
+    (mean, spread), (found_mean, found_spread) = both()
+    assert torch.allclose(found_spread, spread, rtol=0.05)
+    # A random level's mean is off by a hundred times the spread.
+    assert ((found_mean - mean).abs() < 8 * spread).all()

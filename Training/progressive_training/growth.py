@@ -1,9 +1,13 @@
 """Grow a level that begins where the level below it stands (not in the paper; ``network.growth: carry``).
 
-The paper draws a new level's weights at random, and its long transitions make up for that. Where iterations are dear, the
-synthesis side of the new level can instead be set so that it passes on the field of the level below, brought up
-trilinearly: then only what the new level adds has to be learned. Three maps carry the field and three its negative, since
-x = (f(x) - f(-x)) / (1 + a) for a Leaky ReLU f of leakiness a; the other maps keep their random weights.
+The paper draws a new level's weights at random, and its long transitions make up for that. Where iterations are dear, a new
+level can instead be set so that it disturbs little of what is there: then only what it adds has to be learned.
+
+Synthesis: it passes on the field of the level below, brought up trilinearly. Three maps carry the field and three its
+negative, since x = (f(x) - f(-x)) / (1 + a) for a Leaky ReLU f of leakiness a; the others keep their random weights.
+
+Analysis: its pooled maps get the mean and the spread of the extra input convolution's that they replace. Normalised maps
+have a spread of 1 and those, of gradient magnitudes, some 0.02: under running averages the layers behind would amplify that.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 from ProgressiveRegistrationLib.unet import LEAKINESS
 from torch import nn
 
-from .network import ProgressiveUNet
+from .network import ProgressiveUNet, pool_to
 
 CARRIED = 6
 
@@ -44,6 +48,9 @@ def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor],
             norm.reset_running_stats()
             norm.weight.fill_(1)
             norm.bias.zero_()
+        spread = match_analysis(network, level, batches)
+        # The same maps are the skip: there they keep their weight.
+        first.conv.weight[CARRIED:, -len(spread) :] /= spread.view(1, -1, 1, 1, 1)
         for norm in (first.norm, second.norm):
             # What lies behind a layer is measured once that layer carries.
             second.norm.reset_running_stats()
@@ -54,6 +61,39 @@ def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor],
             # As if they had been averaged for long: the carried maps must not drift away from what was undone.
             norm.num_batches_tracked.fill_(int(1 / norm.momentum))
         network.train(was_training)
+
+
+def match_analysis(
+    network: ProgressiveUNet, level: int, batches: list[torch.Tensor], rounds: int = 6
+) -> torch.Tensor:
+    """Give the pooled analysis maps of ``level`` mean and spread of the input convolution of ``level - 1``, in place.
+
+    Returns the spread, (maps,).
+    """
+    depth = network.levels - 1 - level
+    down, entry = network.unet.down[depth], network.inputs[level - 1]
+    own, lower = network.side(level), network.side(level - 1)
+
+    def moments(maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        flat = torch.cat([m.float().flatten(2)[0] for m in maps], 1)
+        return flat.mean(1), flat.std(1).clamp_min(1e-6)
+
+    with torch.no_grad():
+        wanted_mean, wanted_spread = moments([entry(pool_to(b, lower)) for b in batches])
+        entering = [pool_to(b, own) for b in batches]
+        if level < network.levels - 1:
+            entering = [network.inputs[level](x) for x in entering]
+        norm = down[1].norm
+        norm.weight.copy_(wanted_spread)
+        norm.bias.copy_(wanted_mean)
+        # The rectifier and the pooling between are not linear: approach it.
+        for _ in range(rounds):
+            mean, spread = moments([network.unet.pool(down(x)) for x in entering])
+            norm.weight.mul_((wanted_spread / spread).clamp(0.3, 3))
+            norm.bias.add_(wanted_mean - mean)
+            # Further down a map would be rectified away.
+            norm.bias.copy_(norm.bias.clamp(-wanted_spread, wanted_spread))
+    return wanted_spread
 
 
 def _undo(norm: nn.BatchNorm3d, maps: slice) -> None:
