@@ -68,6 +68,16 @@ def test_the_same_error_whether_or_not_the_landmarks_are_under_the_transform():
     np.testing.assert_allclose(under.before, free.before, atol=1e-9)
 
 
+def test_an_earlier_result_can_be_measured_while_the_landmarks_are_under_a_later_one():
+    fixed, moving, _, _ = pair()
+    first, second = registered(), registered()
+    expected = mrml_landmarks.landmark_errors(fixed, moving, first)
+    mrml.place_under(moving, second)
+    found = mrml_landmarks.landmark_errors(fixed, moving, first)
+    np.testing.assert_allclose(found.after, expected.after, atol=1e-9)
+    np.testing.assert_allclose(found.before, expected.before, atol=1e-9)
+
+
 def test_landmarks_under_linear_parents_count_in_the_world():
     fixed, moving, x, _ = pair()
     place = np.eye(4)

@@ -259,6 +259,19 @@ def test_failing_leaves_the_scene_as_it_was(logic):
     assert snapshot() == before
 
 
+def test_failing_half_way_through_changing_the_scene_takes_it_back(logic, monkeypatch):
+    fixed, moving = add_pair()
+    before = snapshot()
+
+    def full(*_, **__):
+        raise MemoryError("no room for the volume")
+
+    monkeypatch.setattr(mrml, "update_volume", full)
+    with pytest.raises(MemoryError):
+        logic.register(fixed, moving, warped=True)
+    assert snapshot() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
