@@ -33,8 +33,8 @@ def present(folder: str) -> set[str]:
 
 def test_every_python_file_is_in_the_cmake_list_and_every_listed_one_exists():
     found = {"ProgressiveRegistration.py"}
-    for package in PACKAGES:
-        found |= {name for name in present(package) if name.endswith(".py")}
+    for folder in (*PACKAGES, "Scripts"):
+        found |= {name for name in present(folder) if name.endswith(".py")}
     assert listed("MODULE_PYTHON_SCRIPTS") == found
 
 
