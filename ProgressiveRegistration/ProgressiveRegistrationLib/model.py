@@ -229,6 +229,7 @@ class Model:
         self._device = device
         self._dtype = choose_precision(device)
         self._network = self._network.to(device, self._dtype, memory_format=torch.channels_last_3d)
+        self._network.out.float()  # bfloat16 would round a displacement of 20 voxels by up to 0.06
 
     @property
     def device(self) -> str:
@@ -275,7 +276,7 @@ class Model:
     @torch.inference_mode()
     def _run(self, images: torch.Tensor) -> np.ndarray:
         x = images.to(self._device, self._dtype).contiguous(memory_format=torch.channels_last_3d)
-        return self._network(x)[0].float().cpu().numpy()
+        return self._network.out(self._network.features(x).float())[0].cpu().numpy()
 
 
 def load_model(name_or_path: str | os.PathLike | None = None, device: str = "auto") -> Model:

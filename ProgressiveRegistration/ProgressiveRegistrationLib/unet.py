@@ -64,14 +64,18 @@ class RegistrationUNet(nn.Module):
         """Bring the maps of ``level + 1`` up and join them with the analysis maps of ``level``."""
         return self.merge[level](torch.cat([self.up[level](below), skip], 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 2, D, H, W) -> (n, 2 * width, D, H, W): all but the output convolution."""
         skips = []
         for level in range(self.levels):
             x = self.down[level](x if level == 0 else self.pool(x))
             skips.append(x)
         for level in reversed(range(self.levels - 1)):
             x = self.merge_up(level, x, skips[level])
-        return self.out(x)
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.features(x))
 
 
 @torch.no_grad()
