@@ -61,7 +61,7 @@ class CheckpointModel:
         self.network = self.network.eval().to(self.torch_device, memory_format=torch.channels_last_3d)
         self.dtype = choose_precision(self.torch_device)
         self.precision = str(self.dtype).split(".")[-1]
-        name = f"{path.resolve().parent.parent.name}, iteration {self.iteration}"
+        name = f"{settings['name']}, iteration {self.iteration}"
         self.card = SimpleNamespace(name=name, size=FINE, window=settings["window"], sigma=settings["sigma"])
 
     @torch.inference_mode()
@@ -82,7 +82,7 @@ class CheckpointModel:
 
 
 def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """``window``, ``sigma`` and ``input`` of the run that a checkpoint belongs to.
+    """``name``, ``window``, ``sigma`` and ``input`` of the run that a checkpoint belongs to.
 
     A checkpoint holds its configuration; a snapshot's is ``config.json`` in the run's folder. Raises ModelError.
     """
@@ -100,6 +100,7 @@ def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         "window": tuple(data.get("window", WINDOW)),
         "sigma": float(sampling.get("sigma", SIGMA)),
         "input": sampling.get("input", "gradient"),
+        "name": str(config.get("name") or path.name),
     }
 
 

@@ -164,7 +164,8 @@ def level_maps(
     if not rows:
         raise InputError("There are no level maps to draw.")
     limit = float(np.abs(truth).max()) or 1.0
-    figure = _figure(1.05 * (len(iterations) + 1) + 1.2, 1.12 * len(rows) + 0.7)
+    figure = _figure(1.05 * (len(iterations) + 1) + 1.6, 1.0 * len(rows) + 0.4)
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
     axes = figure.subplots(len(rows), len(iterations) + 1, squeeze=False)
     for panel in axes.ravel():
         panel.set_xticks([])
@@ -229,7 +230,7 @@ def correlations(results: Sequence[PairResult]) -> Figure:
             margin = 0.05 * max(high - low, 1.0)
             ends = (low - margin, high + margin)
             panel.plot(ends, ends, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
-            panel.plot(x, y, ".", color=COLOURS[0], markersize=3, alpha=0.5, markeredgewidth=0)
+            panel.plot(x, y, ".", color=COLOURS[0], markersize=5, alpha=0.4, markeredgewidth=0)
             # No spread, no correlation.
             r = np.corrcoef(x, y)[0, 1] if x.std() > 0 and y.std() > 0 else float("nan")
             panel.set_title(f"{label}, {'xyz'[axis]}: r = {r:.3f}", fontsize=10)

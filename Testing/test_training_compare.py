@@ -1,0 +1,147 @@
+"""The study: variants in step are the runs that they would be alone, at the compute that is stated."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from progressive_training.compare import (
+    level_cost,
+    merged,
+    read_study,
+    run_study,
+    study_table,
+    total_cost,
+    write_study,
+)
+from progressive_training.trainer import Trainer
+from ProgressiveRegistrationLib.errors import InputError
+from training_helpers import write_chests
+
+BASE = {
+    "data": {"train": ["data"], "validation": ["data"], "cache": "cache"},
+    "network": {"width": 2, "levels": 2},
+    "schedule": {"plateau": [2, 1], "transition": [1], "iterations": 4},
+    "hardware": {"precision": "32-true"},
+    "validation": {"every": 2, "samples": 1},
+    "output": {"folder": "runs", "pictures_every": 0},
+}
+BASELINE = {"schedule": {"plateau": None, "transition": None, "baseline": True}}
+
+
+def write(folder, variants, size=32, **more):
+    path = folder / "study.yaml"
+    path.write_text(json.dumps({"size": size, "base": BASE, "variants": variants, **more}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    write_chests(path / "data", 1)
+    return path
+
+
+def test_changes_are_put_into_the_base_and_none_takes_out():
+    base = {"a": {"x": 1, "y": 2}, "b": 3}
+    assert merged(base, {"a": {"y": 5, "x": None}, "c": {"z": 1}}) == {"a": {"y": 5}, "b": 3, "c": {"z": 1}}
+    assert base == {"a": {"x": 1, "y": 2}, "b": 3}
+
+
+def test_variants_in_step_are_the_runs_that_they_would_be_alone(folder):
+    variants, _ = read_study(
+        write(
+            folder,
+            {
+                "ours": None,
+                "twin": {"against": "ours"},
+                "baseline": {"against": "ours", "changes": BASELINE},
+            },
+        )
+    )
+    result = run_study(variants, report=lambda _: None)
+    ours, twin, baseline = result["rows"]
+    assert ours["held_out_mm"] == twin["held_out_mm"]
+    assert twin["worse_than_partner"]["held_out"]["p"] == 1
+    assert baseline["held_out_mm"] != ours["held_out_mm"]
+    assert [e["iteration"] for e in ours["curve"]] == [2, 4]
+    for variant, row in ((variants[0], ours), (variants[2], baseline)):
+        trainer = Trainer(variant.config, lambda _: None)
+        trainer.run()
+        alone = trainer.validate()
+        assert row["held_out_mm"] == pytest.approx(alone["lung_error_mm"], rel=1e-3)
+        assert row["zero_field_mm"] == pytest.approx(alone["zero_field_mm"], rel=1e-6)
+
+
+def test_inputs_share_the_deformation_and_a_pool_repeats_it(folder):
+    variants, pool = read_study(
+        write(
+            folder,
+            {
+                "gradient": None,
+                "intensity": {"against": "gradient", "changes": {"sampling": {"input": "intensity"}}},
+            },
+            pool=2,
+        )
+    )
+    assert pool == 2
+    result = run_study(variants, pool, report=lambda _: None)
+    first, second = result["rows"]
+    assert first["zero_field_mm"] == second["zero_field_mm"]
+    assert first["held_out_mm"] != second["held_out_mm"]
+    assert result["pool"] == 2
+
+
+def test_equal_compute_counts_operations(folder):
+    variants, _ = read_study(
+        write(folder, {"ours": None, "cut": {"equal_compute_to": "ours", "changes": BASELINE}})
+    )
+    ours, cut = (v.config for v in variants)
+    coarse, fine = level_cost(ours)
+    # Level 0 alone for two iterations, then both.
+    assert total_cost(ours) == pytest.approx(3 * coarse + fine)
+    assert cut.schedule.iterations == round(total_cost(ours) / fine)
+    assert abs(total_cost(cut) - total_cost(ours)) <= fine / 2
+    # The first convolution alone: 2 x 32^3 x 27 x (maps in) x (maps out), forward.
+    assert fine > 2 * 32**3 * 27 * 2 * 2
+    with pytest.raises(InputError, match="must be a baseline"):
+        read_study(write(folder, {"ours": None, "cut": {"equal_compute_to": "ours"}}))
+
+
+def test_the_study_is_written_as_a_table_and_curves(folder, tmp_path):
+    variants, _ = read_study(
+        write(folder, {"ours": None, "baseline": {"against": "ours", "changes": BASELINE}})
+    )
+    result = run_study(variants, report=lambda _: None)
+    write_study(result, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"study.json", "study.md", "study.png", "study.svg"}
+    stored = json.loads((tmp_path / "study.json").read_text())
+    assert stored["rows"][0]["held_out_mm"] == result["rows"][0]["held_out_mm"]
+    table = study_table(result)
+    assert f"| zero field |  |  | {result['rows'][0]['zero_field_mm']:.2f} |" in table
+    difference = result["rows"][1]["held_out_mm"] - result["rows"][0]["held_out_mm"]
+    assert f"{difference:+.2f}" in table
+    assert np.isfinite(torch.tensor(stored["rows"][1]["curve"][-1]["error_mm"]))
+
+
+BAD = {
+    "size": ({"size": 48}, "must be 32, 64 or 128"),
+    "pool": ({"pool": -1}, "number of samples"),
+    "levels": ({"base": {**BASE, "network": {"levels": 5}}}, "levels"),
+    "partner": ({"variants": {"a": {"against": "b"}}}, "names b, which is none"),
+    "key": ({"variants": {"a": {"colour": 1}}}, "unknown key colour"),
+    "config": ({"variants": {"a": {"changes": {"netwrok": {}}}}}, "did you mean 'network'"),
+    "empty": ({"variants": None}, "needs the keys base and variants"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_study_is_named_in_one_sentence(folder, name):
+    changes, sentence = BAD[name]
+    path = folder / "bad.yaml"
+    path.write_text(json.dumps({"size": 32, "base": BASE, "variants": {"a": None}, **changes}))
+    with pytest.raises(InputError, match=sentence) as caught:
+        read_study(path)
+    assert "\n" not in str(caught.value)
