@@ -1,6 +1,6 @@
 """Lets a test see, hold and kill real registrations in other processes; a Dask preload, or imported by ``-c``.
 
-In the folder $BATCH_GATES: ``begun.log`` and ``ended.log`` get a line "id pid" a registration; while ``ID.closed``
+In the folder $BATCH_GATES: ``begun.log`` and ``ended.log`` get a line "id pid threads" a registration; while ``ID.closed``
 exists, the pair ID waits in the middle of its work; where ``ID.deadly`` exists, the process kills itself there.
 """
 
@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import torch
 from ProgressiveRegistrationLib import jobs, registration
 from ProgressiveRegistrationLib.errors import Cancelled
 
@@ -22,7 +23,7 @@ _current = threading.local()
 
 def write(name: str) -> None:
     with open(FOLDER / name, "a") as stream:
-        stream.write(f"{_current.id} {os.getpid()}\n")
+        stream.write(f"{_current.id} {os.getpid()} {torch.get_num_threads()}\n")
 
 
 def register_files(job, **options):

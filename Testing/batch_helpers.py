@@ -59,18 +59,20 @@ class Gates:
     def open(self, letter: str) -> None:
         (self.folder / f"{letter}.closed").unlink()
 
-    def log(self, name: str) -> list[tuple[str, int]]:
+    def log(self, name: str) -> list[tuple[str, int, int]]:
+        """(id, pid, threads) of each line that is complete."""
         path = self.folder / f"{name}.log"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(letter, int(pid)) for letter, pid in map(str.split, lines)]
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        words = [line.split() for line in lines if line.endswith("\n")]
+        return [(letter, int(pid), int(threads)) for letter, pid, threads in words]
 
     def begun(self) -> list[str]:
-        return [letter for letter, _ in self.log("begun")]
+        return [line[0] for line in self.log("begun")]
 
     def worker_of(self, letter: str) -> int:
         """Waits until that pair is at work; returns the last process that began it."""
         until(lambda: letter in self.begun(), f"{letter} begins")
-        return [pid for name, pid in self.log("begun") if name == letter][-1]
+        return [pid for name, pid, _ in self.log("begun") if name == letter][-1]
 
     def environment(self, **more: str) -> dict[str, str]:
         paths = os.pathsep.join([str(HERE), str(ENGINE), os.environ.get("PYTHONPATH", "")])

@@ -10,6 +10,9 @@ import json
 import re
 import signal
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +20,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from batch_helpers import Gates, Processes, options, statuses, until, write_table
-from ProgressiveRegistrationLib import batch_record, batch_summary, batch_table, cli, jobs
+from ProgressiveRegistrationLib import batch, batch_record, batch_summary, batch_table, cli, jobs, locks
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import staged_folder
 from ProgressiveRegistrationLib.quality import statistics
@@ -300,6 +303,30 @@ def test_two_batches_in_one_folder_are_kept_apart(capsys, folder, tmp_path):
         until(lambda: statuses(out) == {"a": "done"}, "a is done")
     finally:
         processes.stop()
+
+
+def test_two_workers_do_one_pair_once(folder, tmp_path, quick, monkeypatch):
+    """As when Dask takes a slow worker for lost and gives its pair to another."""
+    (pair_,), _ = batch_table.read_pairs(write_table(tmp_path / "pairs.csv", folder, "a"))
+    sound, gate, waits = jobs.register_files, threading.Event(), threading.Event()
+
+    def slow(job, **more):
+        report = sound(job, **more)
+        assert gate.wait(60)
+        return report
+
+    monkeypatch.setattr(jobs, "register_files", slow)
+    monkeypatch.setattr(
+        locks, "time", SimpleNamespace(sleep=lambda seconds: waits.set() or time.sleep(seconds))
+    )
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(batch.do_pair, pair_, tmp_path, batch.BatchOptions(model="none")) for _ in "12"]
+        until(lambda: waits.is_set() or len(quick) == 2, "the other waits, or begins too")
+        gate.set()
+        records = [future.result() for future in both]
+    assert quick == ["a"]
+    assert sorted(record["reused"] for record in records) == [False, True]
+    assert {record["status"] for record in records} == {"done"}
 
 
 HEAD = "id,fixed,moving\n"

@@ -96,7 +96,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(capsys, folder, tmp_path, g
     assert code == 0, told
     assert "4 of 4 pairs done, 0 failed" in printed
     assert sorted(gates.begun()) == ["a", "b", "b", "c", "d"]
-    assert {pid for _, pid in gates.log("begun")} <= {p.pid for p in processes.all if p is not batch}
+    assert {pid for _, pid, _ in gates.log("begun")} <= {p.pid for p in processes.all if p is not batch}
     assert_whole(out, "abcd")
     # The same again, by other means: nothing to do.
     code, _, told = run(capsys, "batch", table, "-o", out, *options(folder))
@@ -112,9 +112,11 @@ def test_a_new_batch_waits_for_the_worker_of_a_killed_one(folder, tmp_path, gate
     until(lambda: statuses(out).get("b") == "done", "b is done")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    # The worker is still at a; the new batch must leave it to it.
+    # The worker is still at a; the new batch, once it has begun, must leave it to it.
+    summary = out / "summary.csv"
+    before = summary.stat().st_mtime_ns
     again = processes.batch(gates, arguments)
-    until(lambda: "done" in (out / "b" / "record.json").read_text() and again.poll() is None, "it runs")
+    until(lambda: summary.stat().st_mtime_ns != before, "the new batch begins")
     gates.open("a")
     code, _, told = end(again)
     assert code == 0, told
@@ -161,7 +163,7 @@ def test_a_killed_batch_goes_on_where_it_stopped(capsys, folder, tmp_path, gates
 def test_a_pair_that_kills_its_workers_fails_alone(folder, tmp_path, gates, processes):
     table, out = write_table(tmp_path / "pairs.csv", folder, "abc"), tmp_path / "out"
     (gates.folder / "b.deadly").touch()
-    arguments = [table, "-o", out, *options(folder), "--workers", "2"]
+    arguments = [table, "-o", out, *options(folder), "--workers", "2", "--threads", "3"]
     batch = processes.batch(gates, arguments, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
     code, printed, told = end(batch)
     assert code == 8, told
@@ -170,6 +172,7 @@ def test_a_pair_that_kills_its_workers_fails_alone(folder, tmp_path, gates, proc
     assert statuses(out) == {"a": "done", "b": "failed", "c": "done"}
     assert "b,failed," in (out / "summary.csv").read_text()
     assert leftovers(out / "b") == []
+    assert {threads for _, _, threads in gates.log("begun")} == {3}
 
 
 def test_a_polite_stop_ends_the_workers_at_once(folder, tmp_path, gates, processes):
