@@ -196,3 +196,53 @@ def test_no_scheduler_no_batch(capsys, folder, tmp_path, monkeypatch):
     code, printed, told = run(capsys, "batch", *arguments)
     assert (code, printed) == (9, "")
     assert told.splitlines()[-1].startswith("Error: No Dask scheduler answers at tcp://127.0.0.1:9;")
+
+
+@pytest.fixture(scope="module")
+def small_cluster():
+    """A scheduler and a worker in the test's own process."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+def lacks_torch(options):
+    raise ModuleNotFoundError("No module named 'torch'")
+
+
+UNFIT = {
+    "another version": ("__version__", "9.9", "here it is 9.9; install the same version."),
+    "torch missing": (
+        "check_options",
+        lacks_torch,
+        "cannot import what a registration needs (No module named",
+    ),
+    "other disk": (
+        "_is_file",
+        lambda path: False,
+        "inputs and results must lie where every worker finds them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_unfit_workers_are_told_before_anything_begins(
+    capsys, folder, tmp_path, monkeypatch, small_cluster, name
+):
+    what, value, sentence = UNFIT[name]
+    monkeypatch.setattr(batch_pools, what, value)
+    table, out = write_table(tmp_path / "pairs.csv", folder, "a"), tmp_path / "out"
+    arguments = [table, "-o", out, "--scheduler", small_cluster, *options(folder), "-q"]
+    code, printed, told = run(capsys, "batch", *arguments)
+    assert (code, printed) == (9, "")
+    assert sentence in told
+    assert statuses(out) == {}
+
+
+def test_a_scheduler_does_not_hide_wrong_options(capsys, folder, tmp_path, small_cluster):
+    table = write_table(tmp_path / "pairs.csv", folder, "a")
+    arguments = [table, "-o", tmp_path / "out", "--scheduler", small_cluster, "--model", "nobody", "-q"]
+    code, _, told = run(capsys, "batch", *arguments)
+    assert code == 5
+    assert told.startswith("Error: There is no model nobody")
