@@ -9,6 +9,7 @@ the dilated lung, plus the squared gradient of w.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,15 +23,21 @@ from .features import CHANNELS, mind_ssc, sample_mapped
 from .field import MAX_SPACING_MM, DisplacementField
 from .geometry import Affine, Box, Grid
 from .progress import Progress, Stop, check
+from .similarity import local_correlation
 
 MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
 MOVING_MARGIN_MM = 12.0  # of the moving lattice, beyond where the incoming field leads
+TRUSTED_CORRELATION = 0.5  # see REFINEMENT.md
+SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
 MAX_VOXELS = 9_000_000  # of a feature lattice: 216 MB
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm: Adam's first and last step."""
+    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm: Adam's first and last step.
+
+    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a sum of 12).
+    """
 
     voxel_mm: float
     node_mm: float
@@ -42,19 +49,34 @@ class Stage:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a preset sets.
+    """Everything that a preset sets. REFINEMENT.md has what each was weighed against.
 
-    dilation_mm : of the lung mask in which data counts. noise : see ``mind_ssc``.
+    dilation_mm : of the lung mask in which data counts.
+    noise : see ``mind_ssc``; 2e-3 is the variance of 40 HU.
+    redraw : iterations after which other points are drawn, so that no set of them is fitted.
+    average : share of a stage's last iterations whose mean is its result.
     """
 
     stages: tuple[Stage, ...]
     dilation_mm: float = 4.0
-    noise: float = 5e-4
+    noise: float = 2e-3
+    redraw: int = 4
+    average: float = 0.33
 
 
+# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 23 mm off, to 0.7 mm (REFINEMENT.md)
+_WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
 PRESETS = {
-    "balanced": Settings((Stage(4.0, 16.0, 50), Stage(2.0, 8.0, 50), Stage(1.5, 6.0, 40))),
-    "accurate": Settings((Stage(4.0, 16.0, 50), Stage(2.0, 8.0, 60), Stage(1.25, 5.0, 80, points=80_000))),
+    "balanced": Settings((_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 40))),
+    "accurate": Settings(
+        (
+            _WIDE,
+            Stage(4.0, 16.0, 60),
+            Stage(2.0, 8.0, 60),
+            Stage(1.5, 5.0, 60),
+            Stage(1.25, 4.0, 80, points=80_000),
+        )
+    ),
 }
 
 
@@ -82,7 +104,8 @@ def refine(
     device : torch device of the optimisation.
     seed : of the points that are drawn. Same seed, same field on a CPU; on a GPU sums differ in the last digits.
     progress : called with ("refinement", 0..1, text); cancelled : polled every iteration.
-    convergence : a list that gets a dict for each stage.
+    convergence : a list that gets a dict for each stage: its settings, data term and roughness (mm/mm, squared) at start and
+        end, seconds; the last one also ``local_correlation`` in the lungs before and after (see ``similarity.py``).
 
     Returns
     -------
@@ -95,44 +118,55 @@ def refine(
     settings = preset if isinstance(preset, Settings) else PRESETS.get(preset)
     if settings is None:
         raise InputError(f"The refinement {preset!r} is unknown; use {' or '.join(map(repr, PRESETS))}.")
-    start = _start(field, mask)
+    start = _start(field, mask, MARGIN_MM + settings.dilation_mm + 4.0)
     target = torch.device(device)
     generator = torch.Generator().manual_seed(seed)
     warp = Warp(start, target)
     total = sum(s.iterations for s in settings.stages)
     done = 0
     pair: FeaturePair | None = None
+    asked = 0.0
     lung = LungPoints(mask, settings.dilation_mm)
     for number, stage in enumerate(settings.stages, 1):
         began = time.perf_counter()
 
-        def report(iteration: int, stage=stage, number=number, done=done) -> None:
+        def report(iteration: int, number=number, done=done) -> None:
             check(cancelled)
             if progress is not None:
                 text = f"Refining, stage {number} of {len(settings.stages)}"
                 progress("refinement", (done + iteration) / total, text)
 
         report(0)
-        if pair is None or pair.voxel_mm != stage.voxel_mm:
+        if pair is None or asked != stage.voxel_mm:
             pair = None  # frees the last one first
             pair = FeaturePair(fixed, moving, warp, lung, stage.voxel_mm, settings.noise, cancelled)
-        points = lung.draw(stage.points, generator).to(target)
-        result = _optimise(pair, warp, points, stage, report)
+            asked = stage.voxel_mm
+        result = _optimise(pair, warp, lung, stage, settings, generator, report)
         done += stage.iterations
         if convergence is not None:
-            convergence.append(
-                {
-                    "stage": number,
-                    **asdict(stage),
-                    "voxel_mm": pair.voxel_mm,
-                    **result,
-                    "seconds": time.perf_counter() - began,
-                }
-            )
-    return warp.result()
+            row = {"stage": number, **asdict(stage), "voxel_mm": pair.voxel_mm, **result}
+            convergence.append({**row, "seconds": time.perf_counter() - began})
+    refined = warp.result()
+    if convergence is not None:
+        check(cancelled)
+        convergence[-1]["local_correlation"] = [
+            local_correlation(fixed, moving, f, mask) for f in (start, refined)
+        ]
+    return refined
 
 
-def _start(field: DisplacementField, mask: sitk.Image) -> DisplacementField:
+def doubts(convergence: list[dict[str, Any]]) -> list[str]:
+    """Sentences for a user whose pair the refinement could not line up; empty when nothing speaks against the result."""
+    reached = convergence[-1]["local_correlation"][1] if convergence else None
+    if reached is None or reached >= TRUSTED_CORRELATION:
+        return []
+    return [
+        f"After the refinement the lungs' local correlation is only {reached:.2f} (one patient's scans reach more than "
+        f"{TRUSTED_CORRELATION:g}): the result is not to be trusted; check that both images show one patient's lungs."
+    ]
+
+
+def _start(field: DisplacementField, mask: sitk.Image, margin: float) -> DisplacementField:
     """The incoming field on a fine enough grid that covers the lungs; raises where the two cannot belong together."""
     values = sitk.GetArrayViewFromImage(mask) > 0
     if not values.any():
@@ -146,7 +180,7 @@ def _start(field: DisplacementField, mask: sitk.Image) -> DisplacementField:
         )
     if max(field.grid.spacing) > MAX_SPACING_MM:
         field = field.resample(field.grid.with_spacing(np.minimum(field.grid.spacing, MAX_SPACING_MM)))
-    box = Box.around(inside).grown(MARGIN_MM)
+    box = Box.around(inside).grown(margin)
     return field.covering(Grid((1, 1, 1), tuple(box.extent), tuple(box.centre)))
 
 
@@ -155,7 +189,7 @@ class LungPoints:
 
     def __init__(self, mask: sitk.Image, dilation_mm: float) -> None:
         grid = Grid.from_image(mask)
-        radius = [int(round(dilation_mm / s)) for s in grid.spacing]
+        radius = [round(dilation_mm / s) for s in grid.spacing]
         pad = [r + 1 for r in radius]
         wide = sitk.ConstantPad(sitk.Cast(mask > 0, sitk.sitkUInt8), pad, pad, 0)
         if max(radius) > 0:
@@ -222,15 +256,21 @@ class Warp:
     def result(self) -> DisplacementField:
         """The refined field, on the incoming one's grid and with its map outside."""
         grid = self.field.grid
-        u = np.empty((*grid.shape, 3), np.float32)
-        points = grid.points()
-        for k in range(grid.shape[0]):
-            x = torch.from_numpy(points[k].reshape(-1, 3)).to(self.device)
+        u = self.field.displacement.copy()
+        # nodes are 0 on their lattice's border, so past it nothing is added
+        corners = np.concatenate([lattice.grid.corners() for lattice, _ in self.added] or [grid.corners()])
+        index = grid.world_to_index(corners)
+        low = np.clip(np.floor(index.min(0)), 0, grid.size).astype(int)
+        high = np.clip(np.ceil(index.max(0)) + 1, 0, grid.size).astype(int)
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        points = grid.points()[z0:z1, y0:y1, x0:x1]
+        for k in range(len(points)):
+            x = torch.from_numpy(np.ascontiguousarray(points[k]).reshape(-1, 3)).to(self.device)
             correction = torch.zeros_like(x)
             for lattice, nodes in self.added:
                 correction += look_up(nodes, lattice.normalised(x))
-            moved = correction.cpu().numpy().reshape(*grid.shape[1:], 3).astype(float)
-            u[k] = self.field.displacement[k] + moved @ self.affine.matrix.T
+            moved = correction.cpu().numpy().reshape(points[k].shape).astype(float) @ self.affine.matrix.T
+            u[z0 + k, y0:y1, x0:x1] += moved.astype(np.float32)
         return DisplacementField(grid, u, self.field.outside)
 
 
@@ -263,15 +303,18 @@ class FeaturePair:
         outer = Box(np.minimum(reach[0], reach[2]), np.maximum(reach[1], reach[3])).grown(MOVING_MARGIN_MM)
         self.voxel_mm = max(voxel_mm, float(np.prod(outer.extent / MAX_VOXELS ** (1 / 3)) ** (1 / 3)))
         self.device = warp.device
-        self.fixed, self.fixed_rows = self._features(
-            fixed, lung.box.grown(2 * self.voxel_mm), Affine.identity(), noise, cancelled
-        )
-        self.moving, self.moving_rows = self._features(moving, outer, warp.affine, noise, cancelled)
+        box = lung.box.grown(2 * self.voxel_mm)
+        grid = Grid((1, 1, 1), tuple(box.extent), tuple(box.centre)).with_spacing(self.voxel_mm)
+        # one lattice goes on in the other: were they shifted, interpolation would pull even identical images 0.2 mm apart
+        low = np.floor(grid.world_to_index(np.asarray(outer.lower))).astype(int)
+        high = np.ceil(grid.world_to_index(np.asarray(outer.upper))).astype(int)
+        larger = Grid(tuple(high - low + 1), grid.spacing, grid.index_to_world(low))
+        self.fixed, self.fixed_rows = self._features(fixed, grid, Affine.identity(), noise, cancelled)
+        self.moving, self.moving_rows = self._features(moving, larger, warp.affine, noise, cancelled)
 
     def _features(
-        self, image: sitk.Image, box: Box, affine: Affine, noise: float, cancelled: Stop
+        self, image: sitk.Image, grid: Grid, affine: Affine, noise: float, cancelled: Stop
     ) -> tuple[Lattice, torch.Tensor]:
-        grid = Grid((1, 1, 1), tuple(box.extent), tuple(box.centre)).with_spacing(self.voxel_mm)
         check(cancelled)
         values = sample_mapped(image, grid, affine).to(self.device)
         return Lattice(grid, self.device), mind_ssc(values, noise=noise, cancelled=cancelled).view(
@@ -320,23 +363,34 @@ def _trilinear(lattice: Lattice, rows: torch.Tensor, points: torch.Tensor) -> to
     return torch.bmm(weights, found)
 
 
-def _optimise(pair: FeaturePair, warp: Warp, points: torch.Tensor, stage: Stage, report) -> dict[str, Any]:
-    """One stage: adds its nodes to ``warp``. Returns the terms at start and end."""
-    region = Box(tuple(points.amin(0).tolist()), tuple(points.amax(0).tolist())).grown(MARGIN_MM)
+def _optimise(
+    pair: FeaturePair,
+    warp: Warp,
+    lung: LungPoints,
+    stage: Stage,
+    settings: Settings,
+    generator: torch.Generator,
+    report: Callable[[int], None],
+) -> dict[str, Any]:
+    """One stage: adds its nodes to ``warp``. Returns their number and the terms at start and end."""
+    region = lung.box.grown(MARGIN_MM)
     grid = Grid((1, 1, 1), tuple(region.extent), tuple(region.centre)).with_spacing(stage.node_mm)
     lattice = Lattice(grid, warp.device)
     fade = _fade(grid, warp.device)
-    where = lattice.normalised(points)
     nodes_at = torch.from_numpy(grid.points().reshape(-1, 3)).to(warp.device)
     before = warp.at(nodes_at).T.reshape(3, *grid.shape)
-    start = points + warp.at(points)
-    wanted = pair.fixed_at(points)
     nodes = torch.zeros((3, *grid.shape), device=warp.device, requires_grad=True)
-    optimiser = torch.optim.Adam([nodes], lr=stage.step_mm[0])
+    mean, kept = torch.zeros_like(nodes, requires_grad=False), 0
+    # eps is a node's share of a slope that is mere rounding: Adam would else take full steps along it
+    optimiser = torch.optim.Adam([nodes], lr=stage.step_mm[0], eps=SLOPE_FLOOR / nodes[0].numel())
+    first, last = stage.step_mm
     terms = []
     for iteration in range(stage.iterations):
+        if iteration % settings.redraw == 0:
+            points = lung.draw(stage.points, generator).to(warp.device)
+            where, start, wanted = lattice.normalised(points), points + warp.at(points), pair.fixed_at(points)
         share = iteration / max(1, stage.iterations - 1)
-        optimiser.param_groups[0]["lr"] = stage.step_mm[0] * (stage.step_mm[1] / stage.step_mm[0]) ** share
+        optimiser.param_groups[0]["lr"] = first * (last / first) ** share
         smooth = smoothed(nodes) * fade
         moved = look_up(smooth, where)
         with torch.no_grad():
@@ -345,20 +399,24 @@ def _optimise(pair: FeaturePair, warp: Warp, points: torch.Tensor, stage: Stage,
             data = difference.square().sum(1).mean()
             gradient = torch.bmm(found[:, 1:], difference[:, :, None])[:, :, 0] * (2 / len(points))
         roughness = _roughness(before + smooth, grid)
+        if iteration == 0:
+            terms.append((float(data), float(roughness.detach())))
         optimiser.zero_grad()
         torch.autograd.backward([moved, stage.smoothness * roughness], [gradient, torch.ones_like(roughness)])
         optimiser.step()
-        terms.append((float(data), float(roughness.detach())))
+        if iteration >= (1 - settings.average) * stage.iterations or iteration == stage.iterations - 1:
+            mean += nodes.detach()
+            kept += 1
         report(iteration + 1)
     with torch.no_grad():
-        smooth = smoothed(nodes) * fade
-        data = (pair.moving_at(start + look_up(smooth, where))[:, 0] - wanted).square().sum(1).mean()
-        terms.append((float(data), float(_roughness(before + smooth, grid))))
-    warp.added.append((lattice, smooth.detach()))
+        smooth = smoothed(mean / kept) * fade
+        difference = pair.moving_at(start + look_up(smooth, where))[:, 0] - wanted
+        terms.append((float(difference.square().sum(1).mean()), float(_roughness(before + smooth, grid))))
+    warp.added.append((lattice, smooth))
     return {
         "nodes": list(grid.size),
-        "data": [terms[0][0], terms[-1][0]],
-        "roughness": [terms[0][1], terms[-1][1]],
+        "data": [data for data, _ in terms],
+        "roughness": [roughness for _, roughness in terms],
     }
 
 

@@ -128,7 +128,7 @@ def register(
 
     convergence = None
     if refinement is not None:
-        from .refinement import refine
+        from .refinement import doubts, refine
 
         with stages.stage("refinement", "Refining") as report:
             steps: list[dict[str, Any]] = []
@@ -144,6 +144,7 @@ def register(
                 convergence=steps,
             )
             convergence = {"preset": refinement, "stages": steps}
+            notes += doubts(steps)
 
     return Registration(
         field=result,

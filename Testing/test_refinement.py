@@ -1,0 +1,302 @@
+"""Refinement on a made-up pair whose motion is an analytic function, so that truth is exact at every point."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from ProgressiveRegistrationLib.errors import Cancelled, InputError
+from ProgressiveRegistrationLib.features import mind_ssc, sample_mapped
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.geometry import Affine, Grid
+from ProgressiveRegistrationLib.quality import field_of_view, folding, mask_points
+from ProgressiveRegistrationLib.refinement import (
+    PRESETS,
+    Lattice,
+    Settings,
+    Stage,
+    _trilinear,
+    doubts,
+    refine,
+)
+from scipy import ndimage
+
+GRID = Grid((60, 52, 56), (2.5, 2.5, 2.5), (-73.75, -63.75, -68.75))
+WIDE = GRID.padded(14)  # the field's grid: reaches past where the correction fades
+QUICK = Settings((Stage(5.0, 20.0, 25, points=8000), Stage(2.5, 10.0, 25, points=15000)))
+
+
+def texture(points: np.ndarray, seed: int = 0) -> np.ndarray:
+    """HU at LPS points: bright threads and sheets in lung, a function of position alone."""
+    rng = np.random.default_rng(seed)
+    wave = rng.standard_normal((40, 3)) * 0.16
+    phase = rng.uniform(0, 2 * np.pi, 40)
+    values = np.zeros(points.shape[:-1])
+    for k, p in zip(wave, phase):
+        values += np.cos(points @ k + p)
+    values /= np.sqrt(20)
+    return -850 + 700 / (1 + np.exp(-6 * (np.abs(values) - 1.4)))
+
+
+def motion(points: np.ndarray) -> np.ndarray:
+    """T(x): up to 7 mm, smooth."""
+    x, y, z = np.moveaxis(points / 60.0, -1, 0)
+    u = np.stack([2.5 * np.sin(y + 0.4), 3 * np.cos(x + z), 6 * np.cos(0.8 * z - 0.5) * np.cos(x)], -1)
+    return points + u
+
+
+def inside(points: np.ndarray) -> np.ndarray:
+    return (points / np.array([55.0, 45.0, 50.0])) ** 2 @ np.ones(3) < 1
+
+
+class Pair:
+    def __init__(self) -> None:
+        points = GRID.points().astype(float)
+        noise = np.random.default_rng(1).normal(0, 15, (2, *GRID.shape))
+        self.fixed = GRID.image((texture(motion(points)) + noise[0]).astype(np.float32))
+        self.moving = GRID.image((texture(points) + noise[1]).astype(np.float32))
+        self.mask = GRID.image(inside(points).astype(np.uint8))
+        self.start = DisplacementField.identity(WIDE)
+        self.points = mask_points(self.mask, 4000)
+
+    def error(self, field: DisplacementField) -> float:
+        return float(np.linalg.norm(field.warp_points(self.points) - motion(self.points), axis=1).mean())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Such small problems are no faster on two, and far slower where other work shares the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return Pair()
+
+
+@pytest.fixture(scope="module")
+def refined(pair) -> tuple[DisplacementField, list]:
+    steps: list = []
+    field = refine(pair.fixed, pair.moving, pair.start, preset=QUICK, mask=pair.mask, convergence=steps)
+    return field, steps
+
+
+# ---- accuracy -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_known_motion_is_recovered_without_folding(pair, refined):
+    field, _ = refined
+    assert pair.error(pair.start) > 4.0
+    assert pair.error(field) < 0.5
+    assert folding(field, pair.mask, field_of_view(pair.fixed))["lung_percent"] == 0
+
+
+def test_frames_apart_and_other_densities_do_not_matter(pair):
+    """The moving scan lies 40 mm away, its voxels are turned, and its lungs are denser by a third."""
+    shift = np.array([25.0, -20.0, 30.0])
+    hu = sitk.GetArrayFromImage(pair.moving) * 0.8 - 50
+    turned = sitk.PermuteAxes(GRID.image(hu), (2, 0, 1))
+    turned.SetOrigin(np.asarray(turned.GetOrigin()) + shift)
+    start = DisplacementField.from_affine(WIDE, Affine(np.eye(3), shift))
+    field = refine(pair.fixed, turned, start, preset=QUICK, mask=pair.mask)
+    error = np.linalg.norm(field.warp_points(pair.points) - shift - motion(pair.points), axis=1)
+    assert error.mean() < 0.6
+
+
+def test_the_start_counts(pair):
+    """From the true motion the result stays at least as good as from nothing."""
+    points = WIDE.points().astype(float)
+    start = DisplacementField(WIDE, motion(points) - points)
+    field = refine(pair.fixed, pair.moving, start, preset=QUICK, mask=pair.mask)
+    assert pair.error(start) < 0.05
+    assert pair.error(field) < 0.4
+
+
+def test_identical_images_stay_where_they_are(pair):
+    field = refine(pair.fixed, pair.fixed, pair.start, preset=QUICK, mask=pair.mask)
+    assert np.linalg.norm(field.sample(pair.points), axis=1).mean() < 0.05
+
+
+def test_presets_are_ordered_by_effort():
+    effort = {name: sum(s.iterations * s.points for s in p.stages) for name, p in PRESETS.items()}
+    assert set(effort) == {"balanced", "accurate"}
+    assert effort["accurate"] > 1.5 * effort["balanced"]
+
+
+# ---- the field's shape --------------------------------------------------------------------------------------------------
+
+
+def test_the_map_outside_is_kept_and_met_without_a_jump(pair, refined):
+    field, _ = refined
+    assert field.outside is pair.start.outside
+    assert field.grid == WIDE
+    assert field.displacement_is_affine_at_border(1e-5)
+    far = np.any(np.abs(WIDE.points()) > np.array([55.0, 45.0, 50.0]) + 40, axis=-1)
+    assert np.abs(field.displacement[far]).max() < 1e-5
+    steps = [np.abs(np.diff(field.displacement, axis=a)).max() for a in range(3)]
+    assert max(steps) < 0.6 * 2.5  # of a voxel: no jump anywhere
+
+
+def test_a_coarse_field_without_a_map_outside_comes_back_on_a_fine_grid(pair):
+    coarse = DisplacementField(GRID.with_spacing(8.0), np.zeros((*GRID.with_spacing(8.0).shape, 3)))
+    field = refine(pair.fixed, pair.moving, coarse, preset=QUICK, mask=pair.mask)
+    assert max(field.grid.spacing) <= 2.5
+    assert field.outside is None
+    assert pair.error(field) < 0.6
+
+
+def test_one_seed_one_field(pair, refined):
+    again = refine(pair.fixed, pair.moving, pair.start, preset=QUICK, mask=pair.mask)
+    other = refine(pair.fixed, pair.moving, pair.start, preset=QUICK, mask=pair.mask, seed=1)
+    assert np.array_equal(again.displacement, refined[0].displacement)
+    gap = np.linalg.norm(other.sample(pair.points) - again.sample(pair.points), axis=1).mean()
+    assert 0 < gap < 0.3
+
+
+# ---- what it tells ------------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_reports_its_terms(refined):
+    _, steps = refined
+    assert [s["stage"] for s in steps] == [1, 2]
+    for step in steps:
+        assert step["data"][1] < step["data"][0]
+        assert step["roughness"][1] > 0
+        assert step["iterations"] == 25
+        assert step["seconds"] > 0
+        assert len(step["nodes"]) == 3
+    before, after = steps[-1]["local_correlation"]
+    assert after > 0.8
+    assert after > before + 0.2
+    assert doubts(steps) == []
+    json.dumps(steps)
+
+
+def test_another_patient_is_not_to_be_trusted(pair):
+    other = GRID.image(texture(GRID.points().astype(float), seed=7).astype(np.float32))
+    steps: list = []
+    refine(pair.fixed, other, pair.start, preset=QUICK, mask=pair.mask, convergence=steps)
+    assert len(doubts(steps)) == 1
+    assert "not to be trusted" in doubts(steps)[0]
+
+
+def test_progress_rises_to_one(pair):
+    seen: list[float] = []
+    short = replace(QUICK, stages=tuple(replace(s, iterations=3) for s in QUICK.stages))
+    refine(
+        pair.fixed,
+        pair.moving,
+        pair.start,
+        preset=short,
+        mask=pair.mask,
+        progress=lambda stage, fraction, text: seen.append(fraction),
+    )
+    assert len(seen) == 8
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 1)
+
+
+def test_a_stop_is_heard_at_the_next_iteration(pair):
+    seen: list[float] = []
+    with pytest.raises(Cancelled):
+        refine(
+            pair.fixed,
+            pair.moving,
+            pair.start,
+            preset=QUICK,
+            mask=pair.mask,
+            progress=lambda stage, fraction, text: seen.append(fraction),
+            cancelled=lambda: len(seen) >= 5,
+        )
+    assert len(seen) == 5
+
+
+# ---- what cannot be refined ---------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused_in_one_sentence(pair):
+    elsewhere = DisplacementField.identity(replace(WIDE, origin=(900.0, 0.0, 0.0)))
+    cases = [
+        ("no voxel above 0", {"field": pair.start, "mask": GRID.image(np.zeros(GRID.shape, np.uint8))}),
+        ("lies elsewhere", {"field": elsewhere, "mask": pair.mask}),
+        ("'quick' is unknown", {"field": pair.start, "mask": pair.mask, "preset": "quick"}),
+    ]
+    for message, options in cases:
+        with pytest.raises(InputError, match=message):
+            refine(pair.fixed, pair.moving, **options)
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_those_of_the_definition():
+    """Against a plain reading of Heinrich 2013 with scipy: shifts, box means, exp(-(d - min) / mean)."""
+    image = ndimage.gaussian_filter(np.random.default_rng(0).random((14, 13, 12)), 1.0)
+    neighbours = [(-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1)]
+
+    def at(offset):
+        return ndimage.shift(image, [-o for o in offset], order=0, mode="nearest")
+
+    distances = []
+    for i, p in enumerate(neighbours):
+        for q in neighbours[i + 1 :]:
+            if sum((a - b) ** 2 for a, b in zip(p, q)) == 2:
+                distances.append(ndimage.uniform_filter((at(p) - at(q)) ** 2, 3))
+    stack = np.stack(distances, -1)
+    stack -= stack.min(-1, keepdims=True)
+    expected = np.exp(-stack / (stack.mean(-1, keepdims=True) + 1e-4))
+    made = mind_ssc(torch.from_numpy(image.astype(np.float32)), noise=1e-4).float().numpy()
+    assert made.shape == (14, 13, 12, 12)
+    middle = (slice(3, -3),) * 3
+    assert np.allclose(np.sort(made[middle]), np.sort(expected[middle]), atol=2e-3)
+
+
+def test_features_do_not_depend_on_where_slabs_end(monkeypatch):
+    image = torch.rand((20, 9, 8), generator=torch.Generator().manual_seed(0))
+    whole = mind_ssc(image, noise=1e-3)
+    monkeypatch.setattr("ProgressiveRegistrationLib.features.SLAB_VOXELS", 72 * 3)
+    assert torch.equal(whole, mind_ssc(image, noise=1e-3))
+
+
+def test_look_up_gives_values_and_their_slopes():
+    grid = Grid((7, 8, 9), (1.5, 2.0, 2.5), (3.0, -4.0, 5.0))
+    rows = np.random.default_rng(0).random((*grid.shape, 12)).astype(np.float16)
+    points = grid.index_to_world(np.random.default_rng(1).uniform(0.1, 5.9, (50, 3)))
+
+    def values(x):
+        index = grid.world_to_index(x).T[::-1]
+        found = [
+            ndimage.map_coordinates(rows[..., c].astype(float), index, order=1, mode="nearest")
+            for c in range(12)
+        ]
+        return np.stack(found, -1)
+
+    lattice = Lattice(grid, torch.device("cpu"))
+    made = _trilinear(
+        lattice, torch.from_numpy(rows).view(-1, 12), torch.from_numpy(points.astype(np.float32))
+    )
+    assert np.allclose(made[:, 0], values(points), atol=1e-4)
+    for axis in range(3):
+        step = np.eye(3)[axis] * 1e-4
+        slope = (values(points + step) - values(points - step)) / 2e-4
+        off_kinks = np.abs(grid.world_to_index(points) % 1 - 0.5).max(1) < 0.49
+        assert np.allclose(made[off_kinks, 1 + axis], slope[off_kinks], atol=1e-3)
+
+
+def test_the_moving_image_is_seen_through_the_affine_map():
+    """On an oblique image, against the map applied point by point."""
+    turn = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.3)
+    source = Grid((30, 28, 26), (3.0, 3.0, 3.0), (-40.0, -38.0, -35.0), turn.GetMatrix())
+    image = source.image((source.points() @ np.array([3.0, -2.0, 4.0]) - 500).astype(np.float32))
+    affine = Affine(np.diag([1.1, 0.9, 1.05]), (2.0, 1.0, -3.0))
+    grid = Grid((8, 8, 8), (2.0, 2.0, 2.0), (-8.0, -8.0, -4.0))
+    made = sample_mapped(image, grid, affine).numpy()
+    hu = affine(grid.points().astype(float)) @ np.array([3.0, -2.0, 4.0]) - 500
+    assert np.allclose(made, (hu + 1000) / 900, atol=1e-4)
