@@ -1,0 +1,251 @@
+"""What the refinement reaches, and what its settings are worth: the tables of REFINEMENT.md.
+
+    python Testing/benchmark/refinement_study.py real          # elastix_lung: both frames, both directions, by preset
+    python Testing/benchmark/refinement_study.py phantoms      # error against exact truth by diaphragm motion
+    python Testing/benchmark/refinement_study.py consistency   # opentps_4dct 20 <-> 60: folding, inverse consistency
+    python Testing/benchmark/refinement_study.py trust         # identical scans, and two different patients
+    python Testing/benchmark/refinement_study.py sensitivity   # each main setting halved and doubled
+    python Testing/benchmark/refinement_study.py cost          # seconds by stage, peak memory
+
+``--model none`` starts from the box-to-box affine, ``--model zero`` from no map at all, a name or a card's path from a network.
+Seconds are CPU seconds of this process (with ``--threads 1`` they compare across a busy machine). Rows go to standard output as CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.phantom import breathing_thorax
+from ProgressiveRegistrationLib.quality import (
+    field_of_view,
+    folding,
+    inverse_consistency,
+    mask_points,
+    statistics,
+    tre,
+)
+from ProgressiveRegistrationLib.refinement import PRESETS, Settings, doubts, refine
+from ProgressiveRegistrationLib.registration import register
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+CENTRED, SCANNER = "followup_centred", "followup"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair; its landmarks (n, 3) LPS mm, where it has some."""
+
+    name: str
+    fixed: sitk.Image
+    moving: sitk.Image
+    fixed_points: np.ndarray | None = None
+    moving_points: np.ndarray | None = None
+
+
+def elastix_lung(frame: str, backwards: bool) -> Case:
+    folder = SHARED / "pairs" / "elastix_lung"
+    with open(folder / "landmarks51_lps_mm.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["suspect"] == "0"]
+
+    def points(name: str) -> np.ndarray:
+        return np.array([[float(row[f"{name}_{axis}"]) for axis in "xyz"] for row in rows])
+
+    names = (frame, "baseline") if backwards else ("baseline", frame)
+    images = [sitk.ReadImage(str(folder / f"{n}.nrrd")) for n in names]
+    return Case(f"elastix_lung {names[0]} -> {names[1]}", *images, points(names[0]), points(names[1]))
+
+
+def phantom(seed: int, amplitude: float) -> Case:
+    pair = breathing_thorax(seed, amplitude=amplitude)
+    landmarks = pair.fixed_landmarks.points, pair.moving_landmarks.points
+    return Case(f"phantom {seed}, {amplitude:g} mm", pair.fixed, pair.moving, *landmarks)
+
+
+def plain_pair(name: str, fixed: str, moving: str) -> Case:
+    return Case(name, *(sitk.ReadImage(str(SHARED / f"{p}.nrrd")) for p in (fixed, moving)))
+
+
+class Start:
+    """The field to refine, and the fixed lungs: made once a case, refined often."""
+
+    def __init__(self, case: Case, model: str) -> None:
+        self.case = case
+        found = register(case.fixed, case.moving, model="none" if model == "zero" else model)
+        self.mask, self.field = found.fixed_lungs.mask, found.field
+        if model == "zero":
+            self.field = DisplacementField.identity(found.field.grid)
+
+    def refined(self, settings: Settings) -> tuple[DisplacementField, list, float]:
+        """The field, its convergence, CPU seconds."""
+        steps: list = []
+        began = time.process_time()
+        field = refine(
+            self.case.fixed, self.case.moving, self.field, preset=settings, mask=self.mask, convergence=steps
+        )
+        return field, steps, time.process_time() - began
+
+    def row(self, label: str, settings: Settings | None) -> list:
+        """case, what, TRE mean, sd, median, p95, max, folding in the lung in percent, CPU seconds."""
+        field, _, seconds = (self.field, [], 0.0) if settings is None else self.refined(settings)
+        error = statistics(tre(field, self.case.fixed_points, self.case.moving_points))
+        folds = folding(field, self.mask, field_of_view(self.case.fixed))["lung_percent"]
+        figures = [f"{error[key]:.2f}" for key in ("mean", "sd", "median", "p95", "max")]
+        return [self.case.name, label, *figures, f"{folds:.4f}", f"{seconds:.1f}"]
+
+
+HEADER = ["case", "settings", "mean", "sd", "median", "p95", "max", "folding_percent", "cpu_seconds"]
+
+
+def by_preset(cases: Iterator[Case], options: argparse.Namespace) -> Iterator[list]:
+    yield HEADER
+    for case in cases:
+        start = Start(case, options.model)
+        yield start.row("start", None)
+        for name in options.presets:
+            yield start.row(name, PRESETS[name])
+
+
+def real(options: argparse.Namespace) -> Iterator[list]:
+    cases = (elastix_lung(frame, back) for frame in (CENTRED, SCANNER) for back in (False, True))
+    yield from by_preset(cases, options)
+
+
+def phantoms(options: argparse.Namespace) -> Iterator[list]:
+    cases = (phantom(seed, mm) for mm in options.amplitudes for seed in range(options.seeds))
+    yield from by_preset(cases, options)
+
+
+def consistency(options: argparse.Namespace) -> Iterator[list]:
+    yield [
+        "preset",
+        "direction",
+        "folding_percent",
+        "jacobian_min",
+        "inverse_mean",
+        "inverse_p95",
+        "inverse_max",
+    ]
+    phases = [f"pairs/opentps_4dct/phase{p}" for p in (20, 60)]
+    there, back = (
+        Start(plain_pair(f"{a[-2:]} -> {b[-2:]}", a, b), options.model) for a, b in (phases, phases[::-1])
+    )
+    for name in options.presets:
+        fields = [start.refined(PRESETS[name])[0] for start in (there, back)]
+        for start, field, other in ((there, *fields), (back, *fields[::-1])):
+            folds = folding(field, start.mask, field_of_view(start.case.fixed))
+            gap = inverse_consistency(field, other, start.mask)
+            figures = [folds["lung_percent"], folds["lung"]["min"], gap["mean"], gap["p95"], gap["max"]]
+            yield [name, start.case.name, *(f"{v:.3f}" for v in figures)]
+
+
+def trust(options: argparse.Namespace) -> Iterator[list]:
+    yield [
+        "case",
+        "preset",
+        "correlation_before",
+        "correlation_after",
+        "mean_u_mm",
+        "folding_percent",
+        "warned",
+    ]
+    lidc = [f"ct/train/lidc-{n}" for n in ("0001", "0002")]
+    cases = (
+        elastix_lung(CENTRED, False),
+        plain_pair("opentps_4dct 20 -> 60", *(f"pairs/opentps_4dct/phase{p}" for p in (20, 60))),
+        plain_pair("one scan twice", lidc[0], lidc[0]),
+        plain_pair("two patients", *lidc),
+    )
+    for case in cases:
+        start = Start(case, options.model)
+        for name in options.presets:
+            field, steps, _ = start.refined(PRESETS[name])
+            u = np.linalg.norm(field.sample(mask_points(start.mask)), axis=1).mean()
+            folds = folding(field, start.mask, field_of_view(case.fixed))["lung_percent"]
+            figures = [*steps[-1]["local_correlation"], u, folds]
+            yield [case.name, name, *(f"{v:.3f}" for v in figures), bool(doubts(steps))]
+
+
+def varied(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Each main setting halved and doubled."""
+    yield "as it is", settings
+    for factor in (0.5, 2.0):
+        for name in ("dilation_mm", "noise"):
+            yield f"{name} x{factor:g}", replace(settings, **{name: getattr(settings, name) * factor})
+        yield f"redraw x{factor:g}", replace(settings, redraw=int(settings.redraw * factor))
+        for name in ("smoothness", "points", "iterations", "node_mm", "voxel_mm", "step_mm"):
+            yield (
+                f"{name} x{factor:g}",
+                replace(settings, stages=tuple(_scaled(stage, name, factor) for stage in settings.stages)),
+            )
+
+
+def _scaled(stage, name: str, factor: float):
+    value = getattr(stage, name)
+    if isinstance(value, tuple):
+        return replace(stage, **{name: tuple(v * factor for v in value)})
+    return replace(stage, **{name: type(value)(value * factor)})
+
+
+def sensitivity(options: argparse.Namespace) -> Iterator[list]:
+    yield HEADER
+    cases = [elastix_lung(CENTRED, back) for back in (False, True)]
+    cases += [phantom(seed, mm) for seed in range(min(options.seeds, 2)) for mm in (20.0, 40.0)]
+    for case in cases:
+        start = Start(case, options.model)
+        for label, settings in varied(PRESETS[options.presets[0]]):
+            yield start.row(label, settings)
+
+
+def cost(options: argparse.Namespace) -> Iterator[list]:
+    yield ["preset", "stage", "voxel_mm", "nodes", "wall_seconds"]
+    start = Start(phantom(0, 20.0), options.model)
+    for name in options.presets:
+        before = time.perf_counter()
+        _, steps, cpu = start.refined(PRESETS[name])
+        wall = time.perf_counter() - before
+        for step in steps:
+            nodes = " x ".join(map(str, step["nodes"]))
+            yield [name, step["stage"], f"{step['voxel_mm']:.2f}", nodes, f"{step['seconds']:.2f}"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        yield [name, f"whole: CPU {cpu:.1f} s, peak {peak:.2f} GiB", "", "", f"{wall:.2f}"]
+
+
+STUDIES: dict[str, Callable[[argparse.Namespace], Iterator[list]]] = {
+    f.__name__: f for f in (real, phantoms, consistency, trust, sensitivity, cost)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--model", default="none")
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40])
+    parser.add_argument(
+        "--threads", type=int, default=0, help="torch's threads; 0: as many as there are cores"
+    )
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    writer = csv.writer(sys.stdout)
+    for row in STUDIES[options.study](options):
+        writer.writerow(row)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
