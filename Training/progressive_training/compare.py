@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import write_text
 from ProgressiveRegistrationLib.network_input import gradient_magnitude
 
-from .config import Config, config_from_dict
+from .config import Config, Network, config_from_dict
 from .evaluation import held_out_errors, wilcoxon
 from .network import ProgressiveUNet, pool_to
 from .samples import COARSE_GAIN, Sample, SampleStream, Sampling
@@ -100,22 +101,26 @@ def read_study(path: Path) -> tuple[list[Variant], int]:
 
 def level_cost(config: Config) -> list[float]:
     """Floating-point operations of one training iteration at each level, coarsest first; forward and backward."""
+    return list(_level_cost(config.network))
+
+
+@lru_cache(maxsize=32)
+def _level_cost(options: Network) -> tuple[float, ...]:
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = config.network
-    model = ProgressiveUNet(network.width, network.levels, network.size, network.norm, network.momentum)
+    model = ProgressiveUNet(options.width, options.levels, options.size, options.norm, options.momentum)
     costs = []
-    for level in range(network.levels):
-        alpha = [float(i == level) for i in range(network.levels)]
+    for level in range(options.levels):
+        alpha = [float(i == level) for i in range(options.levels)]
         side = model.side(level)
+        # What is in the images does not matter.
         images = torch.zeros(1, 2, side, side, side)
-        # The operations of the levels below are the same whatever is in the images.
         with FlopCounterMode(display=False) as counter:
             field = model(images, alpha)
             weighted_loss(field, torch.ones_like(field), torch.ones_like(field[:, :1])).backward()
         costs.append(float(counter.get_total_flops()))
         model.zero_grad(set_to_none=True)
-    return costs
+    return tuple(costs)
 
 
 def total_cost(config: Config, iterations: int | None = None) -> float:
