@@ -172,7 +172,7 @@ def trust(options: argparse.Namespace) -> Iterator[list]:
             field, steps, _ = start.refined(PRESETS[name])
             u = np.linalg.norm(field.sample(mask_points(start.mask)), axis=1).mean()
             folds = folding(field, start.mask, field_of_view(case.fixed))["lung_percent"]
-            figures = [*steps[-1]["local_correlation"], u, folds]
+            figures = [steps[0]["unexplained"][0], steps[-1]["unexplained"][1], u, folds]
             yield [case.name, name, *(f"{v:.3f}" for v in figures), bool(doubts(steps))]
 
 
