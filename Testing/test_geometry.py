@@ -40,7 +40,9 @@ def test_resampling_onto_an_images_own_grid_changes_nothing():
     values = np.random.default_rng(2).integers(-1000, 1000, (5, 7, 11)).astype(np.int16)
     filled = Grid.from_image(image).image(values)
     again = sitk.GetArrayFromImage(Grid.from_image(image).resample(filled))
-    inner = (slice(1, -1),) * 3  # ITK takes some outermost centres of an oblique grid for outside, by rounding
+    inner = (
+        slice(1, -1),
+    ) * 3  # ITK takes some outermost centres of an oblique grid for outside, by rounding
     np.testing.assert_allclose(again[inner], values[inner], atol=1)  # ITK cuts fractions off
 
 
