@@ -222,8 +222,8 @@ class _Samples:
         key = (repr(plain), tuple(stream.key), number, made_at)
         if key not in self._made:
             began = time.monotonic()
-            grey = SampleStream(stream.store, plain, 0)
-            grey.key = stream.key
+            grey = copy.copy(stream)
+            grey.sampling = plain
             self._made[key] = self._with_inputs(
                 grey.sample(number, image_side(side), made_at), stream.sampling
             )
