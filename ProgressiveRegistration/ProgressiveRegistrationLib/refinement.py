@@ -119,7 +119,8 @@ def refine(
     if settings is None:
         raise InputError(f"The refinement {preset!r} is unknown; use {' or '.join(map(repr, PRESETS))}.")
     start = _start(field, mask, MARGIN_MM + settings.dilation_mm + 4.0)
-    target = torch.device(device)
+    # torch has no 3D grid_sample for mps
+    target = torch.device("cpu" if device.startswith("mps") else device)
     generator = torch.Generator().manual_seed(seed)
     warp = Warp(start, target)
     total = sum(s.iterations for s in settings.stages)
