@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 240) -> Non
 
 def is_alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False
     return state != "Z"
@@ -62,7 +62,7 @@ class Gates:
     def log(self, name: str) -> list[tuple[str, int, int]]:
         """(id, pid, threads) of each line that is complete."""
         path = self.folder / f"{name}.log"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         words = [line.split() for line in lines if line.endswith("\n")]
         return [(letter, int(pid), int(threads)) for letter, pid, threads in words]
 

@@ -359,7 +359,7 @@ def test_staged_folder_moves_in_at_the_end_only(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert (tmp_path / "new" / "a").read_text() == "a"
+    assert (tmp_path / "new" / "a").read_text(encoding="utf-8") == "a"
     assert [p.name for p in tmp_path.rglob("*")] == ["new", "a"]
     with pytest.raises(OutputError, match="cannot be written"), staged_folder("/proc/nothing"):
         pass

@@ -70,7 +70,8 @@ def test_each_pair_gets_what_register_gives(capsys, folder, result, tmp_path):
         assert (tmp_path / "single" / file).read_bytes() == (result.out / "good" / file).read_bytes()
     for key in ("tre_mm", "folding", "landmarks", "model"):
         reports = [
-            json.loads((p / "report.json").read_text()) for p in (tmp_path / "single", result.out / "good")
+            json.loads((p / "report.json").read_text(encoding="utf-8"))
+            for p in (tmp_path / "single", result.out / "good")
         ]
         assert reports[0][key] == reports[1][key]
     # The report says how to do this pair alone.
@@ -79,16 +80,16 @@ def test_each_pair_gets_what_register_gives(capsys, folder, result, tmp_path):
     )
     named = result.out / "named"
     assert sitk.ReadTransform(str(named / "inhale_to_exhale.h5")).GetDimension() == 3
-    assert json.loads((named / "report.json").read_text())["outputs"]["transform"].endswith(
+    assert json.loads((named / "report.json").read_text(encoding="utf-8"))["outputs"]["transform"].endswith(
         "inhale_to_exhale.h5"
     )
 
 
 def test_failures_are_recorded_and_stop_nobody(result):
     assert statuses(result.out) == {"good": "done", "named": "done", "missing": "failed", "air": "failed"}
-    record = json.loads((result.out / "missing" / "record.json").read_text())
+    record = json.loads((result.out / "missing" / "record.json").read_text(encoding="utf-8"))
     assert record["error"].endswith("nothing.nrrd does not exist; correct its path in the table of pairs.")
-    record = json.loads((result.out / "air" / "record.json").read_text())
+    record = json.loads((result.out / "air" / "record.json").read_text(encoding="utf-8"))
     assert (record["exit_code"], "lung" in record["error"], record["outputs"]) == (4, True, {})
     told = result.told.splitlines()
     assert told[0] == "Note: Columns of pairs.csv that are not used: comment."
@@ -106,7 +107,7 @@ def test_summary_has_a_row_a_pair_with_its_reports_figures(result):
         ("missing", "failed"),
         ("air", "failed"),
     ]
-    report = json.loads((result.out / rows[0]["report"]).with_suffix(".json").read_text())
+    report = json.loads((result.out / rows[0]["report"]).with_suffix(".json").read_text(encoding="utf-8"))
     for when in ("before", "after"):
         for name in ("mean", "sd", "median", "p95", "max"):
             value = float(rows[0][f"tre_{when}_{name}_mm"])
@@ -146,7 +147,7 @@ def test_totals_are_those_of_all_landmarks_together():
 @pytest.fixture
 def quick(result, monkeypatch):
     """The registration is replaced by the writing of its small files; returns the ids that were done."""
-    report = json.loads((result.out / "good" / "report.json").read_text())
+    report = json.loads((result.out / "good" / "report.json").read_text(encoding="utf-8"))
     done: list[str] = []
 
     def register_files(job, progress=None, cancelled=None):
@@ -208,10 +209,10 @@ def test_only_what_changed_is_done_again(capsys, folder, copies, quick):
     with open(copies / "moving.csv", "a") as stream:
         stream.write("\n")
     assert again() == ["a", "b"]
-    text = table.read_text().replace("moving_landmarks", "moving_landmarks,transform")
+    text = table.read_text(encoding="utf-8").replace("moving_landmarks", "moving_landmarks,transform")
     table.write_text(text.rstrip("\n") + ",name\n")
     assert again() == ["b"]
-    card = json.loads((folder / "zero" / "zero.json").read_text())
+    card = json.loads((folder / "zero" / "zero.json").read_text(encoding="utf-8"))
     (copies / "newer.json").write_text(json.dumps({**card, "version": "1.1"}))
     assert again("--model", str(copies / "newer.json")) == ["a", "b"]
 
@@ -223,12 +224,12 @@ def test_results_stay_when_an_input_cannot_be_read(capsys, folder, copies, quick
     (copies / "moving.nii.gz").rename(copies / "away")
     code, _, told = run(capsys, *given)
     assert (code, told.count("moving.nii.gz does not exist")) == (8, 2)
-    assert "a,failed," in (out / "summary.csv").read_text()
+    assert "a,failed," in (out / "summary.csv").read_text(encoding="utf-8")
     (copies / "away").rename(copies / "moving.nii.gz")
     quick.clear()
     assert run(capsys, *given)[0] == 0
     assert quick == []
-    assert "a,done," in (out / "summary.csv").read_text()
+    assert "a,done," in (out / "summary.csv").read_text(encoding="utf-8")
 
 
 def test_a_fault_in_the_program_costs_one_pair(capsys, folder, tmp_path, quick, monkeypatch):
@@ -245,7 +246,7 @@ def test_a_fault_in_the_program_costs_one_pair(capsys, folder, tmp_path, quick, 
     code, _, told = run(capsys, "batch", table, "-o", out, *options(folder), "-q")
     assert code == 8
     assert told == "[2/3] b: failed: A fault in the program: ZeroDivisionError: nothing to divide by\n"
-    record = json.loads((out / "b" / "record.json").read_text())
+    record = json.loads((out / "b" / "record.json").read_text(encoding="utf-8"))
     assert "in faulty" in record["traceback"]
     assert [p.name for p in (out / "b").iterdir()] == ["record.json"]
     # A failed pair is tried again, the others are not.
@@ -262,8 +263,8 @@ def test_the_summary_is_there_while_the_batch_runs_and_after_it_is_cancelled(
     sound, seen = jobs.register_files, []
 
     def watched(job, **more):
-        seen.append((out / "summary.csv").read_text().splitlines()[1:])
-        assert 'http-equiv="refresh"' in (out / "summary.html").read_text()
+        seen.append((out / "summary.csv").read_text(encoding="utf-8").splitlines()[1:])
+        assert 'http-equiv="refresh"' in (out / "summary.html").read_text(encoding="utf-8")
         if len(seen) == 2:
             raise KeyboardInterrupt
         return sound(job, **more)

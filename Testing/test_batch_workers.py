@@ -48,7 +48,7 @@ class DaskCluster:
     def address(self) -> str:
         import json
 
-        return json.loads(self.file.read_text())["address"]
+        return json.loads(self.file.read_text(encoding="utf-8"))["address"]
 
     def add_worker(self) -> None:
         options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
@@ -77,7 +77,7 @@ def assert_whole(output: Path, ids: str) -> None:
         field = sitk.ReadImage(str(output / letter / "displacement.nrrd"), sitk.sitkVectorFloat64)
         transform = sitk.DisplacementFieldTransform(field)
         assert transform.TransformPoint((0.0, 0.0, 0.0)) == pytest.approx(tuple(SHIFT), abs=0.05)
-    rows = (output / "summary.csv").read_text().splitlines()[1:]
+    rows = (output / "summary.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert [row.split(",")[:2] for row in rows] == [[letter, "done"] for letter in ids]
 
 
@@ -170,7 +170,7 @@ def test_a_pair_that_kills_its_workers_fails_alone(folder, tmp_path, gates, proc
     assert "2 of 3 pairs done, 1 failed" in printed
     assert "b: failed: Several workers died while they did this pair" in told
     assert statuses(out) == {"a": "done", "b": "failed", "c": "done"}
-    assert "b,failed," in (out / "summary.csv").read_text()
+    assert "b,failed," in (out / "summary.csv").read_text(encoding="utf-8")
     assert leftovers(out / "b") == []
     assert {threads for _, _, threads in gates.log("begun")} == {3}
 

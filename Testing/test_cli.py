@@ -87,7 +87,9 @@ def test_every_transform_file_and_the_warped_image_agree_in_itk(folder, result):
     assert np.mean((sitk.GetArrayFromImage(labels)[inner] == 7) == tissue) > 0.999
     marked = read_landmarks(result / "warped_landmarks.mrk.json")
     np.testing.assert_allclose(marked.points, points + SHIFT, atol=0.05)
-    kept = json.loads((result / "warped_landmarks.mrk.json").read_text())["markups"][0]["measurements"][0]
+    kept = json.loads((result / "warped_landmarks.mrk.json").read_text(encoding="utf-8"))["markups"][0][
+        "measurements"
+    ][0]
     assert (kept["name"], len(kept["controlPointValues"])) == ("TRE", 4)
 
 
@@ -124,8 +126,8 @@ def test_results_replace_their_namesakes_and_nothing_else(capsys, folder, tmp_pa
     (tmp_path / "mine.txt").write_text("mine")
     options = [*model_options(folder), "-q", "--no-report"]
     assert run(capsys, "register", *pair(folder), "-o", tmp_path, *options)[0] == 0
-    assert (tmp_path / "mine.txt").read_text() == "mine"
-    assert json.loads((tmp_path / "report.json").read_text())["preset"] == "fast"
+    assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["preset"] == "fast"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "mine.txt",
         "report.json",
@@ -140,7 +142,10 @@ def test_human_summary_names_the_figures(capsys, folder, tmp_path):
     assert code == 0
     for part in ("before", "42.06", "lung boxes aligned", "after", "Folding: lung 0 %", "preset fast"):
         assert part in printed
-    assert json.loads((tmp_path / "o" / "report.json").read_text())["tre_mm"]["after"]["count"] == 3
+    assert (
+        json.loads((tmp_path / "o" / "report.json").read_text(encoding="utf-8"))["tre_mm"]["after"]["count"]
+        == 3
+    )
 
 
 def test_series_are_chosen_in_a_dicom_folder(capsys, folder, tmp_path):

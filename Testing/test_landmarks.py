@@ -292,7 +292,7 @@ def test_an_image_can_stand_in_for_its_grid(tmp_path):
     image = sitk.Image((8, 8, 8), sitk.sitkInt16)
     image.SetSpacing((1, 2, 3))
     write_landmarks(Landmarks([[1, 2, 3]], ["a"]), tmp_path / "a.txt", image)
-    assert (tmp_path / "a.txt").read_text().split() == ["2.0000000"] * 3
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8").split() == ["2.0000000"] * 3
 
 
 def test_landmarks_outside_the_image_are_noted_and_all_outside_is_an_error():

@@ -124,7 +124,7 @@ def test_damage_is_noticed(stored):
 def test_cards_that_cannot_be_used_say_why(stored, change, sentence):
     _, card, _ = stored
     path = Path(card.path)
-    content = {**json.loads(path.read_text()), **change}
+    content = {**json.loads(path.read_text(encoding="utf-8")), **change}
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
     with pytest.raises(ModelError, match=sentence):
         load_model(card.path)

@@ -298,7 +298,7 @@ def test_a_file_in_the_folders_place_is_refused(pair, tmp_path):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(OutputError, match="cannot hold the phantom"):
         write_pair(pair, tmp_path / "taken")
-    assert (tmp_path / "taken").read_text() == "mine"
+    assert (tmp_path / "taken").read_text(encoding="utf-8") == "mine"
 
 
 def test_written_pair_reads_back_the_same(pair, tmp_path):

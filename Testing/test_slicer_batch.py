@@ -50,9 +50,11 @@ def test_slicer_and_plain_python_do_the_same(folder, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "2 of 2 pairs done, 0 failed" in ran.stdout
     assert statuses(out) == {"a": "done", "b": "done"}
-    assert json.loads((out / "a" / "report.json").read_text())["tre_mm"]["after"]["mean"] < 0.05
+    assert (
+        json.loads((out / "a" / "report.json").read_text(encoding="utf-8"))["tre_mm"]["after"]["mean"] < 0.05
+    )
     # Goes on in the folder that Slicer began.
-    table.write_text(table.read_text().replace("fixed.nrrd", "nothing.nrrd", 1))
+    table.write_text(table.read_text(encoding="utf-8").replace("fixed.nrrd", "nothing.nrrd", 1))
     command = [sys.executable, SCRIPT, table, "-o", out, *options(folder)]
     ran = subprocess.run([str(a) for a in command], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 8, ran.stderr

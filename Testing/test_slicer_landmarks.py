@@ -170,7 +170,7 @@ def test_measurement_survives_the_markups_file_and_a_second_update(tmp_path):
     ) == 1
     path = tmp_path / "moving.mrk.json"
     assert slicer.util.saveNode(moving, str(path))
-    stored = json.loads(path.read_text())["markups"][0]["measurements"]
+    stored = json.loads(path.read_text(encoding="utf-8"))["markups"][0]["measurements"]
     values = next(m for m in stored if m["name"] == "TRE")["controlPointValues"]
     assert values[2] == -1
     np.testing.assert_allclose(np.delete(values, 2), errors.after, atol=1e-4)

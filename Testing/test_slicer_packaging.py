@@ -21,7 +21,7 @@ NOT_SHIPPED = {".pyc"}
 
 
 def listed(variable: str) -> set[str]:
-    text = (MODULE / "CMakeLists.txt").read_text()
+    text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
     body = re.search(rf"set\({variable}\n(.*?)\n  \)", text, re.DOTALL).group(1)
     return {line.strip().replace("${MODULE_NAME}", "ProgressiveRegistration") for line in body.splitlines()}
 
@@ -86,7 +86,7 @@ def property_of(widget, name):
 
 
 def test_form_names_only_parameters_that_exist():
-    source = (MODULE / "ProgressiveRegistrationSlicer" / "parameter_node.py").read_text()
+    source = (MODULE / "ProgressiveRegistrationSlicer" / "parameter_node.py").read_text(encoding="utf-8")
     wrapper = next(
         n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and "ParameterNode" in n.name
     )
@@ -155,7 +155,7 @@ def test_texts_of_the_panel_are_whole_sentences_for_translators():
 
 
 def test_catalog_entry_has_only_the_allowed_keys():
-    entry = json.loads((ROOT / "ProgressiveRegistration.json").read_text())
+    entry = json.loads((ROOT / "ProgressiveRegistration.json").read_text(encoding="utf-8"))
     required = {"$schema", "category", "scm_url"}
     optional = {
         "scm_revision",
@@ -171,13 +171,15 @@ def test_catalog_entry_has_only_the_allowed_keys():
 
 
 def test_both_catalog_entries_and_cmake_agree():
-    entry = json.loads((ROOT / "ProgressiveRegistration.json").read_text())
+    entry = json.loads((ROOT / "ProgressiveRegistration.json").read_text(encoding="utf-8"))
     old = dict(
         line.split(" ", 1)
-        for line in (ROOT / "ProgressiveRegistration.s4ext").read_text().splitlines()
+        for line in (ROOT / "ProgressiveRegistration.s4ext").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     )
-    cmake = dict(re.findall(r'set\((EXTENSION_\w+) "([^"]*)"\)', (ROOT / "CMakeLists.txt").read_text()))
+    cmake = dict(
+        re.findall(r'set\((EXTENSION_\w+) "([^"]*)"\)', (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
+    )
     assert old["scmurl"] == entry["scm_url"]
     assert old["category"] == entry["category"] == cmake["EXTENSION_CATEGORY"]
     assert [old["depends"]] == entry["build_dependencies"] == [cmake["EXTENSION_DEPENDS"]]
@@ -192,7 +194,7 @@ def test_both_catalog_entries_and_cmake_agree():
 
 
 def test_pictures_that_the_catalog_names_are_in_the_repository():
-    text = (ROOT / "CMakeLists.txt").read_text()
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     paths = re.findall(r"/main/([\w./-]+\.png)", text)
     assert len(paths) == 3
     for path in paths:

@@ -532,7 +532,7 @@ def test_report_of_a_transform_from_elsewhere(panel, tmp_path):  # noqa: F811
     panel.ui.reportButton.click()
     finish(panel)
     assert "The report is in" in panel.ui.messageLabel.text, panel.ui.messageLabel.text
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     errors = panel.logic.landmarkErrors(fixed_list, moving_list, slicer.util.getNode("By hand"))
     assert report["tre_mm"]["after"]["mean"] == pytest.approx(errors.after.mean(), abs=1e-3)
     assert report["transform"] == "By hand"

@@ -118,9 +118,9 @@ def test_the_study_is_written_as_a_table_and_curves(study, tmp_path):
     _, result = study
     write_study(result, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"study.json", "study.md", "study.png", "study.svg"}
-    stored = json.loads((tmp_path / "study.json").read_text())
+    stored = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert stored["rows"][0]["held_out_mm"] == result["rows"][0]["held_out_mm"]
-    table = (tmp_path / "study.md").read_text()
+    table = (tmp_path / "study.md").read_text(encoding="utf-8")
     assert table == study_table(result)
     assert f"| zero field |  |  | {result['rows'][0]['zero_field_mm']:.2f} |" in table
     difference = result["rows"][2]["held_out_mm"] - result["rows"][0]["held_out_mm"]

@@ -142,7 +142,10 @@ def test_a_series_with_a_slice_cut_off_in_its_pixels_is_skipped(tree, tmp_path):
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="no usable chest CT"):
         prepare_scans([tree], tmp_path / "cache", quiet)
-    reasons = {e["path"]: e["reason"] for e in json.loads((tmp_path / "cache" / "skipped.json").read_text())}
+    reasons = {
+        e["path"]: e["reason"]
+        for e in json.loads((tmp_path / "cache" / "skipped.json").read_text(encoding="utf-8"))
+    }
     assert "cannot be read" in reasons.pop(str(broken))
     assert "misses about 1 slice" in "".join(reasons.values())
 

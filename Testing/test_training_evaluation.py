@@ -154,15 +154,17 @@ def test_the_table_pools_landmarks_and_averages_folding_over_pairs(results):
 def test_results_are_written_as_csv_json_and_markdown(results, tmp_path):
     found, _ = results
     content = write_results(found, tmp_path, "own")
-    assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(content))
-    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert json.loads((tmp_path / "table.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(content)
+    )
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert float(rows[0]["before_mean"]) == pytest.approx(found[0].before.mean())
-    assert (tmp_path / "table.md").read_text() == to_markdown(content)
-    text = (tmp_path / "table.md").read_text()
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == to_markdown(content)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| list | apart | 4 | 42.06 ± 0.00 |" in text
     assert "Lung boxes: own." in text
     assert "not snapped to voxels" in text
-    landmarks = list(csv.DictReader((tmp_path / "landmarks.csv").read_text().splitlines()))
+    landmarks = list(csv.DictReader((tmp_path / "landmarks.csv").read_text(encoding="utf-8").splitlines()))
     assert len(landmarks) == 8
     for row in landmarks:
         mapped, moving = (
@@ -300,7 +302,7 @@ def test_the_command_writes_tables_and_figures(folder, tmp_path):
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names >= {"table.csv", "table.json", "table.md", "landmarks.csv"}
     assert names >= {f"figure{n}.{e}" for n in ("8-overlays", "9-correlations") for e in ("png", "svg")}
-    content = json.loads((tmp_path / "out" / "table.json").read_text())
+    content = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
     assert content["methods"] == ["baseline", "progressive"]
     assert content["wilcoxon"]["pairs"]["p"] == 1
 
@@ -324,7 +326,7 @@ def test_the_command_shows_a_run_through_its_levels(run, tmp_path):
     assert result.exit_code == 0, result.output
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"figure5-training.png", "figure6-snapshots.svg", "figure7-levels.png", "held_out.json"} <= names
-    content = json.loads((tmp_path / "out" / "held_out.json").read_text())
+    content = json.loads((tmp_path / "out" / "held_out.json").read_text(encoding="utf-8"))
     assert content["models"]["network"]["mean_mm"] == pytest.approx(content["zero_field_mm"])
 
 

@@ -73,7 +73,7 @@ def test_figures_are_written_as_png_and_svg_that_do_not_change(tmp_path):
     picture = imread(paths[0])
     assert min(picture.shape[:2]) > 400
     assert picture[..., :3].std() > 0.05
-    assert "true displacement" in paths[1].read_text()
+    assert "true displacement" in paths[1].read_text(encoding="utf-8")
     first = paths[1].read_bytes()
     figures.save(figures.correlations([made_up_result()]), tmp_path, "figure")
     assert paths[1].read_bytes() == first

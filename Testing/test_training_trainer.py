@@ -109,7 +109,10 @@ def test_it_learns_a_deformation_it_sees_again_and_again(place):
     )
     one._draw = lambda iteration, draw=one._draw: draw(0)  # one sample
     one.run()
-    lines = [json.loads(t) for t in (place / "runs" / "learns" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(t)
+        for t in (place / "runs" / "learns" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert lines[-1]["loss"] < 0.3 * lines[-1]["zero_loss"]
 
 
@@ -418,7 +421,7 @@ def test_a_schedule_without_transitions_warns_when_training_starts(place):
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "Training" / "configs").glob("*.yaml"))
-RUNS = [p for p in CONFIGS if "variants" not in yaml.safe_load(p.read_text())]
+RUNS = [p for p in CONFIGS if "variants" not in yaml.safe_load(p.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)

@@ -201,7 +201,7 @@ def _cpu_has_bfloat16() -> bool:
             return True
     if platform.machine().lower() in ("aarch64", "arm64"):
         try:
-            return " bf16" in Path("/proc/cpuinfo").read_text()
+            return " bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
         except OSError:
             return False
     return False

@@ -55,7 +55,7 @@ class Case:
 
 def elastix_lung(frame: str, backwards: bool) -> Case:
     folder = SHARED / "pairs" / "elastix_lung"
-    with open(folder / "landmarks51_lps_mm.csv") as file:
+    with open(folder / "landmarks51_lps_mm.csv", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["suspect"] == "0"]
 
     def points(name: str) -> np.ndarray:
