@@ -225,7 +225,9 @@ def test_damaged_weights_are_refused(capsys, folder, tmp_path):
 def start(arguments: list, **more) -> subprocess.Popen:
     """The program as its own process, as a user runs it."""
     command = [sys.executable, "-m", "ProgressiveRegistrationLib.cli", *(str(a) for a in arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **more
+    )
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -318,6 +320,7 @@ def test_every_format_says_when_it_was_cut_off(tmp_path):
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
+            encoding="utf-8",
             check=True,
         )
         lines = [line.split() for line in ran.stdout.splitlines()]

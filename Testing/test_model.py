@@ -176,6 +176,11 @@ def test_weights_travel_in_the_wheel(tmp_path):
         "[c.read_weights() for c in model.available_models()]"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=tmp_path,
     )
     assert set(found.stdout.split()) == shipped

@@ -41,7 +41,9 @@ def in_slicer(*arguments, hidden: str = "") -> subprocess.CompletedProcess:
     pytest.importorskip("PySide6")
     code = f"import sys; sys.path.insert(0, {str(HERE)!r})\n" + APPLICATION.replace("HIDDEN", hidden)
     command = [sys.executable, "-c", code, SCRIPT, *arguments]
-    return subprocess.run([str(a) for a in command], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(a) for a in command], capture_output=True, text=True, encoding="utf-8", check=False
+    )
 
 
 def test_slicer_and_plain_python_do_the_same(folder, tmp_path):
@@ -56,7 +58,9 @@ def test_slicer_and_plain_python_do_the_same(folder, tmp_path):
     # Goes on in the folder that Slicer began.
     table.write_text(table.read_text(encoding="utf-8").replace("fixed.nrrd", "nothing.nrrd", 1))
     command = [sys.executable, SCRIPT, table, "-o", out, *options(folder)]
-    ran = subprocess.run([str(a) for a in command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    ran = subprocess.run(
+        [str(a) for a in command], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, check=False
+    )
     assert ran.returncode == 8, ran.stderr
     assert "[1/2] a: failed: " in ran.stderr
     assert "[2/2] b: done before" in ran.stderr
@@ -83,5 +87,7 @@ print(os.fsdecode(multiprocessing.spawn.get_executable()), os.environ["PYTHONPAT
     python = tmp_path / "PythonSlicer"
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True
+    )
     assert ran.stdout.strip() == f"{python}|{ENGINE}"

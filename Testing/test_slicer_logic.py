@@ -386,6 +386,7 @@ def test_module_loads_without_torch_and_without_network_or_pop_up():
         cwd=Path(__file__).resolve().parents[1],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
     )

@@ -264,12 +264,17 @@ def test_cmake_configures_and_what_it_installs_can_be_imported(tmp_path):
         f"-DSlicer_DIR={fake}",
         f"-DCMAKE_INSTALL_PREFIX={installed}",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "test: ProgressiveRegistration.py" in done.stdout
     assert "test: ProgressiveRegistrationSceneTest.py" in done.stdout
     done = subprocess.run(
-        ["cmake", "--install", str(build)], capture_output=True, text=True, timeout=120, check=False
+        ["cmake", "--install", str(build)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     scripts = installed / "lib" / "qt-scripted-modules"
@@ -283,7 +288,12 @@ def test_cmake_configures_and_what_it_installs_can_be_imported(tmp_path):
         "assert report and quality and lungs and landmarks and geometry; print(lib.__file__)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
     )
     assert str(scripts) in done.stdout, done.stderr[-2000:]
 

@@ -73,6 +73,7 @@ def run_cli(config: Path, *arguments: str, **options) -> subprocess.CompletedPro
         [sys.executable, "-m", "progressive_training.cli", str(config), *arguments],
         capture_output=True,
         text=True,
+        encoding="utf-8",
         timeout=240,
         check=False,
         **options,
@@ -224,6 +225,7 @@ def test_sigterm_leaves_a_checkpoint_that_can_be_continued(place):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
     )
     metrics = place / "runs" / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 120
