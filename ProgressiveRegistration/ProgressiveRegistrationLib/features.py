@@ -31,18 +31,7 @@ def sample_mapped(image: sitk.Image, grid: Grid, affine: Affine) -> torch.Tensor
     steps = affine.matrix @ grid.index_to_world_matrix  # mm of one grid step, in the image's frame
     along = np.abs(np.linalg.solve(Grid.from_image(image).index_to_world_matrix, steps)).max(1)
     shrink = [int(max(1, min(np.floor(a + 1e-6), n))) for a, n in zip(along, image.GetSize())]
-    if max(shrink) > 1:
-        image = sitk.BinShrink(image, shrink)
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(grid.size)
-    resampler.SetOutputSpacing(grid.spacing)
-    resampler.SetOutputOrigin(grid.origin)
-    resampler.SetOutputDirection(grid.direction)
-    resampler.SetTransform(affine.to_transform())
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetUseNearestNeighborExtrapolator(True)
-    resampler.SetOutputPixelType(sitk.sitkFloat32)
-    hu = torch.from_numpy(sitk.GetArrayFromImage(resampler.Execute(image)))
+    hu = torch.from_numpy(grid.sample(image, shrink=shrink, transform=affine.to_transform()))
     low, high = WINDOW
     return hu.sub_(low).div_(high - low).clamp_(0, 1)
 

@@ -135,6 +135,28 @@ class Grid:
             pixel or image.GetPixelID(),
         )
 
+    def sample(
+        self, image: sitk.Image, *, shrink: list[int] | None = None, transform: sitk.Transform | None = None
+    ) -> np.ndarray:
+        """(z, y, x) float32: the image, linear, at this grid's voxels, or where ``transform`` leads from there.
+
+        The image is first averaged over ``shrink`` voxels along its axes, so that nothing aliases; past its edge its
+        border voxels continue.
+        """
+        if shrink is not None and max(shrink) > 1:
+            image = sitk.BinShrink(image, shrink)
+        resampler = sitk.ResampleImageFilter()
+        resampler.SetSize(self.size)
+        resampler.SetOutputSpacing(self.spacing)
+        resampler.SetOutputOrigin(self.origin)
+        resampler.SetOutputDirection(self.direction)
+        if transform is not None:
+            resampler.SetTransform(transform)
+        resampler.SetInterpolator(sitk.sitkLinear)
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        resampler.SetOutputPixelType(sitk.sitkFloat32)
+        return sitk.GetArrayFromImage(resampler.Execute(image))
+
 
 @dataclass(frozen=True)
 class Box:

@@ -112,17 +112,10 @@ def _sample(image: sitk.Image, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
         for s, n in zip(image.GetSpacing(), image.GetSize())
     ]
     image = sitk.BinShrink(image, factors) if max(factors) > 1 else image
+    hu = grid.sample(image)
     covered = sitk.Image(image.GetSize(), sitk.sitkUInt8)
     covered.CopyInformation(image)
     inside = sitk.GetArrayFromImage(grid.resample(covered + 1, interpolator=sitk.sitkNearestNeighbor)) > 0
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(grid.size)
-    resampler.SetOutputOrigin(grid.origin)
-    resampler.SetOutputSpacing(grid.spacing)
-    resampler.SetOutputDirection(grid.direction)
-    resampler.SetUseNearestNeighborExtrapolator(True)
-    resampler.SetOutputPixelType(sitk.sitkFloat32)
-    hu = sitk.GetArrayFromImage(resampler.Execute(image))
     hu[~inside] = outside
     valid = hu > PADDING_HU
     hu[~valid] = -1024.0

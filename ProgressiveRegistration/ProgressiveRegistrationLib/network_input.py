@@ -74,18 +74,7 @@ def sample_on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
 
     Where the grid is coarser than the image, the image is first averaged over whole voxels, so that nothing aliases.
     """
-    shrink = _shrink_factors(image, grid)
-    if max(shrink) > 1:
-        image = sitk.BinShrink(image, shrink)
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(grid.size)
-    resampler.SetOutputSpacing(grid.spacing)
-    resampler.SetOutputOrigin(grid.origin)
-    resampler.SetOutputDirection(grid.direction)
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.SetUseNearestNeighborExtrapolator(True)
-    resampler.SetOutputPixelType(sitk.sitkFloat32)
-    return sitk.GetArrayFromImage(resampler.Execute(image))
+    return grid.sample(image, shrink=_shrink_factors(image, grid))
 
 
 def _shrink_factors(image: sitk.Image, grid: Grid) -> list[int]:
