@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ from .dataset import prepare_scans
 from .deformation import FINE
 from .network import ProgressiveUNet, pool_to
 from .pairs import PreparedPair
-from .samples import Augmentation, SampleStream
+from .samples import SampleStream
 from .trainer import EVALUATION_SIDE, image_side, lung_error, predict_field
 
 
@@ -345,16 +345,8 @@ def held_out_stream(config: Config, report: Callable[[str], None] = print) -> Sa
         raise InputError(f"The configuration {config.name} names no held-out scans: set data.validation.")
     cache = config.path(config.data.cache) / "validation"
     folders, _ = prepare_scans([config.path(p) for p in config.data.validation], cache, report)
-    plain = replace(
-        Augmentation.none(),
-        box_change=0.04,
-        box_change_share=1.0,
-        density=config.sampling.augmentation.density,
-    )
-    sampling = replace(config.sampling, augmentation=plain, generator="fast")
-    return SampleStream(
-        ScanStore(folders, config.data.window, config.data.memory_gb), sampling, 1, "validate"
-    )
+    store = ScanStore(folders, config.data.window, config.data.memory_gb)
+    return SampleStream.held_out(store, config.sampling)
 
 
 def held_out_errors(

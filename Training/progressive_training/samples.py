@@ -127,6 +127,14 @@ class SampleStream:
         self.store, self.sampling, self.phantoms = store, sampling, phantoms
         self.key = [int(seed), int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")]
 
+    @classmethod
+    def held_out(cls, store: ScanStore, sampling: Sampling) -> SampleStream:
+        """The paper's fixed deformations of plain scans, in boxes of their own: what validation and evaluation measure on."""
+        plain = replace(
+            Augmentation.none(), box_change=0.04, box_change_share=1.0, density=sampling.augmentation.density
+        )
+        return cls(store, replace(sampling, augmentation=plain, generator="fast"), 1, "validate")
+
     def sample(
         self, number: int, side: int = FINE, target_side: int | None = None, scan: int | None = None
     ) -> Sample:

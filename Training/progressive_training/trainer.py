@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
 from .pairs import prepare_pair
 from .phantoms import PhantomStore
-from .samples import Augmentation, Sample, SampleStream
+from .samples import Sample, SampleStream
 
 EVALUATION_SIDE = 64
 GROWTH_SAMPLES = 4
@@ -109,16 +108,8 @@ class Trainer:
         self.stream = SampleStream(store, config.sampling, config.seed, "train", phantoms)
         self.held_out = None
         if held_out:
-            # Held-out pairs are the paper's: fixed deformations of the plain scan, in boxes of their own.
-            plain = replace(
-                Augmentation.none(),
-                box_change=0.04,
-                box_change_share=1.0,
-                density=config.sampling.augmentation.density,
-            )
-            sampling = replace(config.sampling, augmentation=plain, generator="fast")
             store = ScanStore(held_out, config.data.window, config.data.memory_gb)
-            self.held_out = SampleStream(store, sampling, 1, "validate")
+            self.held_out = SampleStream.held_out(store, config.sampling)
         self.pairs = (
             [prepare_pair(config, p) for p in config.validation.pairs] if self.fabric.is_global_zero else []
         )
