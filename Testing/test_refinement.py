@@ -119,6 +119,26 @@ def test_the_start_counts(pair):
     assert pair.error(field) < 0.4
 
 
+def test_a_start_that_does_harm_is_dropped(pair):
+    """A network can be wrong: from the opposite of the true motion the result is that from nothing."""
+    points = WIDE.points().astype(float)
+    field = DisplacementField(WIDE, points - motion(points), Affine.identity())
+    steps: list = []
+    refined = refine(pair.fixed, pair.moving, field, preset=QUICK, mask=pair.mask, convergence=steps)
+    assert steps[0]["start_share"] == 0
+    assert pair.error(field) > 8.0
+    assert pair.error(refined) < 0.5
+
+
+def test_half_of_a_start_is_kept_where_half_is_right(pair):
+    points = WIDE.points().astype(float)
+    field = DisplacementField(WIDE, 2 * (motion(points) - points), Affine.identity())
+    steps: list = []
+    refined = refine(pair.fixed, pair.moving, field, preset=QUICK, mask=pair.mask, convergence=steps)
+    assert steps[0]["start_share"] == 0.5
+    assert pair.error(refined) < 0.4
+
+
 def test_identical_images_stay_where_they_are(pair):
     field = refine(pair.fixed, pair.fixed, pair.start, preset=QUICK, mask=pair.mask)
     assert np.linalg.norm(field.sample(pair.points), axis=1).mean() < 0.05

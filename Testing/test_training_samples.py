@@ -72,6 +72,17 @@ def test_flips_mirror_the_patient(store):
     assert seen == {True, False}
 
 
+def test_small_motion_ranges_from_none_to_the_whole(store):
+    def lengths(share: float) -> np.ndarray:
+        options = replace(Augmentation.none(), box_change=0.04, box_change_share=1.0, small_share=share)
+        stream = SampleStream(store, replace(PLAIN, augmentation=options), seed=5)
+        return np.array([float(stream.sample(k, 64, 8).target.norm(dim=1).mean()) for k in range(40)])
+
+    whole, small = lengths(0.0), lengths(1.0)
+    assert small.min() < 0.2 * whole.min()
+    assert small.mean() == pytest.approx(whole.mean() / 2, rel=0.25)
+
+
 def test_a_sample_depends_on_seed_and_number_alone(store):
     first = SampleStream(store, Sampling(), seed=7)
     again = SampleStream(store, Sampling(), seed=7)

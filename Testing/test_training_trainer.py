@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -128,6 +129,24 @@ def test_the_loss_is_equation_4():
         if mask[0, 0, z, y, x]
     )
     assert float(weighted_loss(predicted, target, mask)) == pytest.approx(total / float(mask.sum()), rel=1e-5)
+
+
+def test_the_distance_loss_is_the_mean_length_of_the_errors():
+    predicted, target = 5 * torch.randn(1, 3, 4, 4, 4), torch.randn(1, 3, 4, 4, 4)
+    weight = torch.rand(1, 1, 4, 4, 4)
+    lengths = np.linalg.norm((predicted - target).numpy()[0], axis=0)
+    expected = np.average(lengths, weights=weight.numpy()[0, 0])
+    # It is rounded off near zero, so that it has a slope there.
+    assert float(weighted_loss(predicted, target, weight, "distance")) == pytest.approx(expected, abs=0.1)
+    assert float(weighted_loss(target, target, weight, "distance")) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_relative_loss_weighs_small_and_large_motion_alike():
+    target = torch.randn(1, 3, 4, 4, 4)
+    weight = torch.ones(1, 1, 4, 4, 4)
+    losses = [float(weighted_loss(0.5 * t, t, weight, "relative")) for t in (20 * target, 80 * target)]
+    assert losses == pytest.approx([0.25, 0.25], rel=0.02)
+    assert float(weighted_loss(0 * target, 0.01 * target, weight, "relative")) < 1e-3
 
 
 def test_only_the_active_levels_weights_change(place):

@@ -19,6 +19,7 @@ from .batch_record import read_record
 from .batch_table import BatchPair
 from .errors import ClusterError, InputError, ProgressiveRegistrationError
 from .locks import locked
+from .memory import keep_freed_memory
 from .progress import check
 
 CONNECT_SECONDS = 20
@@ -235,6 +236,7 @@ def _local_cluster(workers: int) -> Iterator[tuple[Any, int]]:
         )
     try:
         client = Client(cluster, set_as_default=False)
+        client.register_worker_callbacks(keep_freed_memory)
         try:
             yield client, CPU_COUNT
         finally:

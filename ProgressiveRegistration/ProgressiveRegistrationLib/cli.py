@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError
+from .memory import keep_freed_memory
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a fault in the program; 2 wrong usage of the command line; 3 an input cannot be used;
@@ -335,6 +336,8 @@ def batch(context: typer.Context) -> None:
 def main(arguments: Optional[List[str]] = None) -> int:
     """Console entry point; returns the exit code."""
     _typed[:] = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # called by the console script: the process is ours
+        keep_freed_memory()
     # A batch system's polite kill is a cancellation too.
     previous = None
     try:

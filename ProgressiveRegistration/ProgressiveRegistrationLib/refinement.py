@@ -28,6 +28,7 @@ MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
 MOVING_MARGIN_MM = 12.0  # of the moving lattice, beyond where the incoming field leads
 MOST_UNEXPLAINED = 0.25  # measured: one patient 0.1, two patients 0.35 (REFINEMENT.md)
 SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
+START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
 MAX_VOXELS = 9_000_000  # of a feature lattice: 216 MB
 
 
@@ -105,7 +106,7 @@ def refine(
     progress : called with ("refinement", 0..1, text); cancelled : polled every iteration.
     convergence : a list that gets a dict for each stage: its settings; at its start and end the data term, the
         roughness (mean squared gradient of w) and ``unexplained``, the data term's share of what it is between places that
-        have nothing to do with each other; seconds.
+        have nothing to do with each other; seconds. ``start_share``: how much of the incoming residual was kept to start from.
 
     Returns
     -------
@@ -142,10 +143,18 @@ def refine(
             pair = None  # frees the last one first
             pair = FeaturePair(fixed, moving, warp, lung, stage.voxel_mm, settings.noise, cancelled)
             asked = stage.voxel_mm
+        if number == 1:
+            share = _best_share(pair, warp, lung, stage, generator)
         result = _optimise(pair, warp, lung, stage, settings, generator, report)
         done += stage.iterations
         if convergence is not None:
-            row = {"stage": number, **asdict(stage), "voxel_mm": pair.voxel_mm, **result}
+            row = {
+                "stage": number,
+                **asdict(stage),
+                "voxel_mm": pair.voxel_mm,
+                "start_share": share,
+                **result,
+            }
             convergence.append({**row, "seconds": time.perf_counter() - began})
     return warp.result()
 
@@ -240,6 +249,7 @@ class Warp:
             w[k] = back(points[k].astype(float) + field.displacement[k]) - points[k]
         self.lattice = Lattice(field.grid, device)
         self.start = torch.from_numpy(np.ascontiguousarray(np.moveaxis(w, -1, 0))).to(device)
+        self.share = 1.0  # of the incoming residual in ``start``
         self.added: list[tuple[Lattice, torch.Tensor]] = []
 
     def at(self, points: torch.Tensor) -> torch.Tensor:
@@ -253,6 +263,9 @@ class Warp:
         """The refined field, on the incoming one's grid and with its map outside."""
         grid = self.field.grid
         u = self.field.displacement.copy()
+        if self.share != 1:
+            straight = DisplacementField.from_affine(grid, self.affine).displacement
+            u = straight + self.share * (u - straight)
         # nodes are 0 on their lattice's border, so past it nothing is added
         corners = np.concatenate([lattice.grid.corners() for lattice, _ in self.added] or [grid.corners()])
         index = grid.world_to_index(corners)
@@ -357,6 +370,27 @@ def _trilinear(lattice: Lattice, rows: torch.Tensor, points: torch.Tensor) -> to
         [product(wz, wy, wx), product(wz, wy, dx), product(wz, dy, wx), product(dz, wy, wx)], 1
     )
     return torch.bmm(weights, found)
+
+
+def _best_share(
+    pair: FeaturePair, warp: Warp, lung: LungPoints, stage: Stage, generator: torch.Generator
+) -> float:
+    """Scale the incoming residual (in place) by whichever of ``START_SHARES`` explains the images best; returns that.
+
+    A network can do harm, on images that are unlike its training or where there is next to no motion.
+    """
+    points = lung.draw(stage.points, generator).to(warp.device)
+    w, wanted = warp.at(points), pair.fixed_at(points)
+    if float(w.abs().max()) < 1e-3:
+        return 1.0
+    costs = []
+    for share in START_SHARES:
+        found = pair.moving_at(points + share * w)[:, 0]
+        costs.append(float((found - wanted).square().sum(1).mean()))
+    share = START_SHARES[int(np.argmin(costs))]
+    warp.start *= share
+    warp.share = share
+    return share
 
 
 def _optimise(

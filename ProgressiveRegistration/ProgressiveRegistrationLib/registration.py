@@ -144,6 +144,11 @@ def register(
                 convergence=steps,
             )
             convergence = {"preset": refinement, "stages": steps}
+            if steps[0]["start_share"] == 0:
+                notes.append(
+                    "The network's field explained these images less well than the lung boxes alone; the refinement "
+                    "started from the boxes."
+                )
             notes += doubts(steps)
 
     return Registration(

@@ -8,6 +8,7 @@ from typing import Optional
 
 import typer
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
+from ProgressiveRegistrationLib.memory import keep_freed_memory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -120,6 +121,8 @@ def compare(
 
 def main(arguments: Optional[list[str]] = None) -> None:  # noqa: UP045
     """Entry point: a first argument that is no command is a configuration to train."""
+    if arguments is None:  # called by the console script: the process is ours
+        keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = {c.name or c.callback.__name__ for c in app.registered_commands}
     if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):

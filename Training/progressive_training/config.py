@@ -65,9 +65,13 @@ class Phases:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """``learning_rate`` and ``final_learning_rate``: one number, or one per level (coarsest first)."""
+    """``learning_rate`` and ``final_learning_rate``: one number, or one per level (coarsest first).
+
+    ``loss``: "squared" (eq. 4) or "distance", see ``trainer.weighted_loss``.
+    """
 
     name: str = "adam"
+    loss: str = "squared"
     learning_rate: Any = 1e-3
     final_learning_rate: Any = None
     warmup: int = 0
@@ -193,6 +197,7 @@ class Config:
             "network.norm": (self.network.norm, NORMS),
             "network.growth": (self.network.growth, ("random", "carry")),
             "optimiser.name": (self.optimiser.name, ("adam", "sgd")),
+            "optimiser.loss": (self.optimiser.loss, ("squared", "distance", "relative")),
             "sampling.generator": (self.sampling.generator, ("fast", "gryds")),
             "sampling.input": (self.sampling.input, ("gradient", "intensity")),
             "sampling.mask": (self.sampling.mask, ("body", "bore")),

@@ -83,7 +83,7 @@ class PhantomStore:
         count: int,
         window: tuple[float, float],
         report: Callable[[str], None] = print,
-        kept: int = 8,
+        kept: int = 16,
         **options: Any,
     ) -> None:
         self.window, self.kept, self._memory = window, kept, {}

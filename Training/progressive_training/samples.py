@@ -29,7 +29,8 @@ class Augmentation:
 
     Shares are probabilities. Box values are parts of the lung box's side. ``density``: relative change of the lung's
     windowed density, moving against fixed. ``noise``: standard deviation in windowed units on the 128 grid.
-    ``blur_share``: samples whose slices are thickened, each image by its own width.
+    ``blur_share``: samples whose slices are thickened, each image by its own width. ``small_share``: samples whose whole
+    motion is multiplied by a number in [0, 1): what boxes leave, and what a second pass of the network meets.
     """
 
     box_margin: tuple[float, float] = (-0.01, 0.06)
@@ -43,13 +44,14 @@ class Augmentation:
     blur_share: float = 0.5
     large_share: float = 0.3
     large_amplitude: float = 1.5
+    small_share: float = 0.0
     phantom_share: float = 0.0
     phantoms: int = 12
 
     @classmethod
     def none(cls) -> Augmentation:
         """The paper's own augmentation only (T1)."""
-        return cls((0.0, 0.0), 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        return cls((0.0, 0.0), 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -205,16 +207,20 @@ def draw_box(rng: np.random.Generator, scan: CachedScan, options: Augmentation) 
 
 
 def draw_deformation(rng: np.random.Generator, sampling: Sampling) -> Deformation:
-    """T1 and T2 with, by share, larger amplitudes and a moving box that differs from the fixed one."""
+    """T1 and T2 with, by share, larger or smaller amplitudes and a moving box that differs from the fixed one."""
     options = sampling.augmentation
     amplitude = (1.0, 1.0, 1.0)
     large, factor = rng.random() < options.large_share, rng.uniform(1, options.large_amplitude, 2)
     if large:
         amplitude = (1.0, float(factor[0]), float(factor[1]))
+    part = 1.0
+    if options.small_share and rng.random() < options.small_share:
+        part = float(rng.random())
+        amplitude = (1.0, part, part)
     scale, shift = (1.0,) * 3, (0.0,) * 3
     changed, faces = rng.random() < options.box_change_share, rng.uniform(-1, 1, (2, 3))
     if changed and options.box_change:
-        lower, upper = faces * options.box_change
+        lower, upper = faces * (options.box_change * part)
         scale = tuple((1 + upper - lower).tolist())
         # Face to face: outer faces lie half a voxel past the first and last index.
         shift = tuple(((lower + 0.5 / FINE) * FINE - 0.5 * (1 + upper - lower)).tolist())

@@ -33,16 +33,30 @@ from .samples import Sample, SampleStream
 
 EVALUATION_SIDE = 64
 GROWTH_SAMPLES = 4
+SOFT, SMALL = 0.1, 2.0
 
 
 class TrainingStopped(ProgressiveRegistrationError):
     """Training cannot go on; the last good checkpoint is kept."""
 
 
-def weighted_loss(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Eq. 4: the weighted mean of squared vector errors, voxel^2, of (n, 3, ...) fields and (n, 1, ...) weights."""
-    squared = (predicted - target).square().sum(1, keepdim=True)
-    return (squared * weight).sum() / weight.sum().clamp_min(1e-6)
+def weighted_loss(
+    predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, kind: str = "squared"
+) -> torch.Tensor:
+    """The weighted mean error of (n, 3, ...) fields, weights (n, 1, ...).
+
+    ``kind`` "squared": eq. 4, squared vector errors, voxel^2. "distance": lengths of the error vectors, voxels (rounded
+    off at 0.1), for which small motion counts as much as large: what TRE measures. "relative": the squared errors over
+    the sample's mean squared displacement (plus that of 2 voxels).
+    """
+    total = weight.sum().clamp_min(1e-6)
+    error = (predicted - target).square().sum(1, keepdim=True)
+    if kind == "distance":
+        error = torch.sqrt(error + SOFT**2) - SOFT
+    mean = (error * weight).sum() / total
+    if kind == "relative":
+        mean = mean / ((target.square().sum(1, keepdim=True) * weight).sum() / total + SMALL**2)
+    return mean
 
 
 def image_side(target_side: int) -> int:
@@ -331,7 +345,7 @@ class Trainer:
         self.average.load_state_dict(self.plain.state_dict())
 
     def _step(self, t: int, sample: Sample) -> tuple[float, float]:
-        """One iteration; returns the loss and what a zero field would have, voxel^2."""
+        """One iteration; returns the loss and what a zero field would have."""
         self._grow(t)
         alpha = self.schedule.alpha(t)
         for group in self.optimiser.param_groups:
@@ -340,7 +354,8 @@ class Trainer:
         images = sample.images.to(device, memory_format=torch.channels_last_3d)
         target, weight = sample.target.to(device), sample.weight.to(device)
         predicted = self.network(images, alpha)
-        loss = weighted_loss(predicted.float(), target, weight)
+        kind = self.config.optimiser.loss
+        loss = weighted_loss(predicted.float(), target, weight, kind)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingStopped(
@@ -354,7 +369,7 @@ class Trainer:
             )
         self.optimiser.step()
         self._update_average(t)
-        return value, float(weighted_loss(torch.zeros_like(target), target, weight))
+        return value, float(weighted_loss(torch.zeros_like(target), target, weight, kind))
 
     @torch.no_grad()
     def _update_average(self, t: int) -> None:
