@@ -13,13 +13,12 @@ from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.features import mind_ssc, sample_mapped
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Grid
-from ProgressiveRegistrationLib.quality import field_of_view, folding, mask_points
+from ProgressiveRegistrationLib.lattices import Lattice, look_up_with_slope, subdivided
+from ProgressiveRegistrationLib.quality import field_of_view, folding, inverse_consistency, mask_points
 from ProgressiveRegistrationLib.refinement import (
     PRESETS,
-    Lattice,
     Settings,
     Stage,
-    _trilinear,
     doubts,
     refine,
 )
@@ -47,6 +46,14 @@ def motion(points: np.ndarray) -> np.ndarray:
     x, y, z = np.moveaxis(points / 60.0, -1, 0)
     u = np.stack([2.5 * np.sin(y + 0.4), 3 * np.cos(x + z), 6 * np.cos(0.8 * z - 0.5) * np.cos(x)], -1)
     return points + u
+
+
+def motion_inverse(points: np.ndarray) -> np.ndarray:
+    """T^-1(y) by fixed-point iteration."""
+    out = points.copy()
+    for _ in range(30):
+        out += points - motion(out)
+    return out
 
 
 def inside(points: np.ndarray) -> np.ndarray:
@@ -110,6 +117,23 @@ def test_frames_apart_and_other_densities_do_not_matter(pair):
     assert error.mean() < 0.6
 
 
+def test_both_ways_come_closer_to_the_truth_and_to_each_other(pair, refined):
+    steps: list = []
+    both = replace(QUICK, both_ways=True)
+    field = refine(pair.fixed, pair.moving, pair.start, preset=both, mask=pair.mask, convergence=steps)
+    assert [s["direction"] for s in steps] == ["forward", "forward", "backward"]
+    assert pair.error(field) < pair.error(refined[0])
+    assert folding(field, pair.mask, field_of_view(pair.fixed))["lung_percent"] == 0
+    # A one-way field and the refinement of the swapped pair agree less than two that each went both ways.
+    warped = GRID.image(inside(motion_inverse(GRID.points().astype(float))).astype(np.uint8))
+
+    def gap(settings: Settings, there: DisplacementField) -> float:
+        back = refine(pair.moving, pair.fixed, pair.start, preset=settings, mask=warped)
+        return inverse_consistency(there, back, pair.mask)["mean"]
+
+    assert gap(both, field) < 0.75 * gap(QUICK, refined[0])
+
+
 def test_the_start_counts(pair):
     """From the true motion the result stays at least as good as from nothing."""
     points = WIDE.points().astype(float)
@@ -145,7 +169,11 @@ def test_identical_images_stay_where_they_are(pair):
 
 
 def test_presets_are_ordered_by_effort():
-    effort = {name: sum(s.iterations * s.points for s in p.stages) for name, p in PRESETS.items()}
+    def points(settings: Settings) -> int:
+        stages = settings.stages + settings.stages[1:] * settings.both_ways
+        return sum(s.iterations * s.points for s in stages)
+
+    effort = {name: points(p) for name, p in PRESETS.items()}
     assert set(effort) == {"balanced", "accurate"}
     assert effort["accurate"] > 1.5 * effort["balanced"]
 
@@ -178,6 +206,24 @@ def test_one_seed_one_field(pair, refined):
     assert np.array_equal(again.displacement, refined[0].displacement)
     gap = np.linalg.norm(other.sample(pair.points) - again.sample(pair.points), axis=1).mean()
     assert 0 < gap < 0.3
+
+
+def test_subdivision_ends_in_the_cubic_b_spline():
+    control = np.random.default_rng(0).normal(size=(3, 9, 9, 9)).astype(np.float32)
+    fine = torch.from_numpy(control)
+    for _ in range(4):
+        fine = subdivided(fine)
+    assert fine.shape == (3, 129, 129, 129)
+    inner = slice(32, 97, 4)  # ends are held fixed, so the border differs
+    at = np.stack(np.meshgrid(*[np.arange(129)[inner] / 16] * 3, indexing="ij"))
+    exact = [ndimage.map_coordinates(c, at, order=3, prefilter=False, mode="mirror") for c in control]
+    assert np.allclose(fine[:, inner, inner, inner].numpy(), exact, atol=0.01)
+
+
+def test_subdivision_keeps_what_is_linear():
+    line = torch.from_numpy(np.indices((5, 6, 7), dtype=np.float32))
+    expected = np.indices((9, 11, 13), dtype=np.float32) / 2
+    assert np.allclose(subdivided(line).numpy(), expected, atol=1e-6)
 
 
 # ---- what it tells ------------------------------------------------------------------------------------------------------
@@ -300,7 +346,7 @@ def test_look_up_gives_values_and_their_slopes():
         return np.stack(found, -1)
 
     lattice = Lattice(grid, torch.device("cpu"))
-    made = _trilinear(
+    made = look_up_with_slope(
         lattice, torch.from_numpy(rows).view(-1, 12), torch.from_numpy(points.astype(np.float32))
     )
     assert np.allclose(made[:, 0], values(points), atol=1e-4)
