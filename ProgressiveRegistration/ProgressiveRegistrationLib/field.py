@@ -19,6 +19,7 @@ from .errors import InputError, OutputError
 from .files import replacing
 from .geometry import Affine, Box, Grid
 from .images import itk_message
+from .progress import Stop, check
 
 IMAGE_FORMATS = (".nrrd", ".nii.gz", ".nii", ".mha")
 TRANSFORM_FORMATS = (".h5", ".tfm")
@@ -236,14 +237,19 @@ class DisplacementField:
         return out
 
     def inverse(
-        self, grid: Grid | None = None, *, tolerance: float = 0.01, iterations: int = 100
+        self,
+        grid: Grid | None = None,
+        *,
+        tolerance: float = 0.01,
+        iterations: int = 100,
+        cancelled: Stop = None,
     ) -> DisplacementField:
         """The map from moving to fixed, by fixed-point iteration x <- A^-1(y) - w(x), with T = A(x + w(x)).
 
         Parameters
         ----------
         grid : where the inverse is wanted; None: this lattice's spacing around the image of this grid.
-        tolerance : mm; iteration stops when no point moves more.
+        tolerance : mm; iteration stops when no point moves more. cancelled : polled at every slice.
         """
         affine = self.outside or Affine(np.eye(3), self.displacement.reshape(-1, 3).mean(0))
         back = affine.inverse()
@@ -253,6 +259,7 @@ class DisplacementField:
         points = grid.points()
         u = np.empty((*grid.shape, 3), np.float32)
         for k in range(grid.shape[0]):
+            check(cancelled)
             y = points[k].reshape(-1, 3).astype(float)
             start = back(y)
             x = start.copy()

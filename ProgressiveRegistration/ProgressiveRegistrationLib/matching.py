@@ -9,18 +9,26 @@ import torch
 from .features import CHANNELS, mind_ssc, sample_mapped
 from .geometry import Affine, Box, Grid
 from .lattices import Lattice, look_up_with_slope
+from .network_input import gradient_magnitude
 from .progress import Stop, check
 from .warp import Warp
 
 MOVING_MARGIN_MM = 12.0  # of the moving lattice, beyond where the incoming field leads
 MAX_VOXELS = 9_000_000  # of a feature lattice: 216 MB
+MASK_MM, EDGE_MM = 2.0, 2.0  # of the lattices on which points are drawn and weighed
 
 
 class LungPoints:
-    """Where the data term looks: the dilated lung mask, LPS mm."""
+    """Where the data term looks: points of the dilated lung mask, LPS mm, more of them where the image has edges.
 
-    def __init__(self, mask: sitk.Image, dilation_mm: float) -> None:
+    Vessels and walls say where a place has moved to, even tissue does not.
+    """
+
+    def __init__(self, mask: sitk.Image, dilation_mm: float, image: sitk.Image) -> None:
         grid = Grid.from_image(mask)
+        if min(grid.spacing) < MASK_MM:  # bounded memory, whoever made the mask
+            grid = grid.with_spacing(np.maximum(grid.spacing, MASK_MM))
+            mask = grid.resample(mask, interpolator=sitk.sitkNearestNeighbor)
         radius = [round(dilation_mm / s) for s in grid.spacing]
         pad = [r + 1 for r in radius]
         wide = sitk.ConstantPad(sitk.Cast(mask > 0, sitk.sitkUInt8), pad, pad, 0)
@@ -28,11 +36,24 @@ class LungPoints:
             wide = sitk.BinaryDilate(wide, radius, sitk.sitkBall)
         self.grid = Grid.from_image(wide)
         self.index = np.argwhere(sitk.GetArrayViewFromImage(wide) > 0)[:, ::-1]
-        self.box = Box.around(self.grid.index_to_world(self.index))
+        places = self.grid.index_to_world(self.index)
+        self.box = Box.around(places)
+        self._cumulative = np.cumsum(self._weights(image, places))
+
+    def _weights(self, image: sitk.Image, places: np.ndarray) -> np.ndarray:
+        """(n,): the image's gradient magnitude at LPS places (n, 3), neither 0 nor ruled by a few strong edges."""
+        grid = Grid((1, 1, 1), tuple(self.box.extent), tuple(self.box.centre)).with_spacing(EDGE_MM)
+        unit = sample_mapped(image, grid, Affine.identity())
+        edges = gradient_magnitude(unit[None, None])[0, 0].numpy()
+        index = np.clip(np.rint(grid.world_to_index(places)).astype(int), 0, np.asarray(grid.size) - 1)
+        found = edges[index[:, 2], index[:, 1], index[:, 0]].astype(float)
+        low, high = np.percentile(found, (20, 95))
+        return np.minimum(found, high) + max(low, 0.2 * found.mean()) + 1e-6
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """(count, 3) float32 LPS mm, uniformly in the mask's voxels."""
-        chosen = torch.randint(len(self.index), (count,), generator=generator).numpy()
+        """(count, 3) float32 LPS mm."""
+        level = torch.rand(count, generator=generator, dtype=torch.float64).numpy() * self._cumulative[-1]
+        chosen = np.minimum(np.searchsorted(self._cumulative, level), len(self.index) - 1)
         jitter = torch.rand((count, 3), generator=generator).numpy() - 0.5
         return torch.from_numpy(self.grid.index_to_world(self.index[chosen] + jitter).astype(np.float32))
 
@@ -69,6 +90,18 @@ class FeaturePair:
         larger = Grid(tuple(high - low + 1), grid.spacing, grid.index_to_world(low))
         self.fixed, self.fixed_rows = self._features(fixed, grid, Affine.identity(), noise, cancelled)
         self.moving, self.moving_rows = self._features(moving, larger, warp.affine, noise, cancelled)
+        # lattice point -> index of the moving image
+        own = Grid.from_image(moving)
+        back = np.linalg.inv(own.index_to_world_matrix)
+        self.to_index = self._tensor(back @ warp.affine.matrix)
+        self.index_offset = self._tensor(back @ (warp.affine.offset - np.asarray(own.origin)))
+        self.first = self._tensor(
+            np.minimum(self.voxel_mm / np.asarray(own.spacing), np.asarray(own.size) / 4) - 0.5
+        )
+        self.last = self._tensor(np.asarray(own.size) - 1.0) - self.first
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
 
     def _features(
         self, image: sitk.Image, grid: Grid, affine: Affine, noise: float, cancelled: Stop
@@ -86,3 +119,20 @@ class FeaturePair:
     def moving_at(self, points: torch.Tensor) -> torch.Tensor:
         """(n, 4, 12) float32: the features and their derivatives along x, y, z per mm."""
         return look_up_with_slope(self.moving, self.moving_rows, points)
+
+    def seen(self, points: torch.Tensor) -> torch.Tensor:
+        """(n,) 1 where the moving image shows these LPS points, 0 past its border, where features are made up."""
+        index = points @ self.to_index.T + self.index_offset
+        return ((index >= self.first) & (index <= self.last)).all(1).float()
+
+    def difference(
+        self, points: torch.Tensor, wanted: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """At LPS points (n, 3): features minus ``wanted`` (n, 12), their derivatives (n, 3, 12) per mm, ``seen`` (n,)."""
+        found = self.moving_at(points)
+        return found[:, 0] - wanted, found[:, 1:], self.seen(points)
+
+
+def mean_square(difference: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """The data term: mean over seen points of the squared feature difference, a sum of 12."""
+    return (difference.square().sum(1) * seen).sum() / seen.sum().clamp(min=1)

@@ -164,9 +164,7 @@ def choose_device(device: str = "auto") -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
+        return torch.device("mps" if _mps_runs_networks() else "cpu")
     try:
         chosen = torch.device(name)
     except RuntimeError:
@@ -180,6 +178,21 @@ def choose_device(device: str = "auto") -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("The device mps is not on this machine; use auto or cpu.")
     return chosen
+
+
+@lru_cache(maxsize=1)
+def _mps_runs_networks() -> bool:
+    """Is there an Apple GPU whose torch has the 3D layers of the network? Early versions lack some of them."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        with torch.inference_mode():
+            x = torch.zeros(1, 2, 4, 4, 4, device="mps")
+            x = torch.nn.functional.max_pool3d(torch.nn.Conv3d(2, 2, 3, padding=1).to("mps")(x), 2)
+            torch.nn.ConvTranspose3d(2, 2, 2, stride=2).to("mps")(x).cpu()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def available_devices() -> list[tuple[str, str]]:

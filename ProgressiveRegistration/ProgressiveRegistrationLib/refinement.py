@@ -3,7 +3,7 @@
 T(x) = A(x + w(x)): A is the affine map that the field has outside its grid (the box-to-box map), w is what is optimised, in mm of
 the fixed frame. The moving image is seen through A, so that both images' features live on lattices of one spacing. Stage by
 stage a finer lattice of nodes is added to w. The cost is the difference of self-similarity features (``features.py``) at points in
-the dilated lung, plus the squared gradient of w. The nodes are control points of cubic B-splines.
+the dilated lung, more of them where there are edges, plus the squared gradient of w. The nodes are control points of cubic B-splines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import InputError
 from .field import MAX_SPACING_MM, DisplacementField
 from .geometry import Box, Grid
 from .lattices import Lattice, fade, look_up, roughness, smoothed, subdivided
-from .matching import FeaturePair, LungPoints
+from .matching import FeaturePair, LungPoints, mean_square
 from .progress import Progress, Stop, check
 from .warp import Warp
 
@@ -31,6 +31,7 @@ SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
 START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
 BACK_MM = 4.0  # of the grid on which the way back begins
 MEAN_MM, INVERSE_STEPS = 2.5, 8  # of the mean of both ways
+MEETING = 40  # iterations' time that the mean takes, for the progress bar
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Stage:
     points: int = 40_000
     step_mm: tuple[float, float] = (1.0, 0.3)
 
+    def __post_init__(self) -> None:
+        if min(self.voxel_mm, self.node_mm, self.iterations, self.points, *self.step_mm) <= 0:
+            raise InputError(f"A stage of the refinement needs positive numbers; got {self}.")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -56,6 +61,7 @@ class Settings:
     noise : see ``mind_ssc``; 2e-3 is the variance of 40 HU.
     redraw : iterations after which other points are drawn, so that no set of them is fitted.
     average : share of a stage's last iterations whose mean is its result.
+    robust : squared feature difference (a sum of 12) past which a point counts for less (Geman-McClure).
     both_ways : refine from moving to fixed too (all stages but the first), and take the mean of both maps.
     """
 
@@ -64,6 +70,7 @@ class Settings:
     noise: float = 2e-3
     redraw: int = 4
     average: float = 0.33
+    robust: float = 0.3
     both_ways: bool = False
 
 
@@ -122,15 +129,15 @@ def refine(
     steps = [] if convergence is None else convergence
     descent = _Descent(settings, target, seed, progress, cancelled, steps)
     warp, region = descent.run("forward", fixed, moving, field, mask, settings.stages)
-    result = warp.result()
+    result = warp.result(cancelled)
     if not settings.both_ways:
         return result
-    back = result.resample(result.grid.with_spacing(BACK_MM)).inverse()
+    back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=cancelled)
     # the moving image's lungs are where the fixed image's go
     moving_mask = back.warp_image(mask, back.grid, label=True)
     backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
-    warp.added.append(_half_way(result, backward.result(), region, warp, cancelled))
-    return warp.result()
+    warp.added.append(_half_way(result, backward.result(cancelled), region, warp, descent))
+    return warp.result(cancelled)
 
 
 def doubts(convergence: list[dict[str, Any]]) -> list[str]:
@@ -145,8 +152,8 @@ def doubts(convergence: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _start(field: DisplacementField, mask: sitk.Image, margin: float) -> DisplacementField:
-    """The incoming field on a fine enough grid that covers the lungs; raises where the two cannot belong together."""
+def _check(field: DisplacementField, mask: sitk.Image) -> None:
+    """InputError where mask and field cannot belong together."""
     values = sitk.GetArrayViewFromImage(mask) > 0
     if not values.any():
         raise InputError(
@@ -157,10 +164,20 @@ def _start(field: DisplacementField, mask: sitk.Image, margin: float) -> Displac
         raise InputError(
             "The displacement field lies elsewhere than the lung mask; give a field and a mask of the same fixed image."
         )
+
+
+def _start(field: DisplacementField, region: Box) -> DisplacementField:
+    """The incoming field on a fine enough grid that covers the region which is to be refined."""
     if max(field.grid.spacing) > MAX_SPACING_MM:
         field = field.resample(field.grid.with_spacing(np.minimum(field.grid.spacing, MAX_SPACING_MM)))
-    box = Box.around(inside).grown(margin)
-    return field.covering(Grid((1, 1, 1), tuple(box.extent), tuple(box.centre)))
+    region = region.grown(max(field.grid.spacing))
+    return field.covering(Grid((1, 1, 1), tuple(region.extent), tuple(region.centre)))
+
+
+def _lattice(region: Box, spacing_mm: float) -> Grid:
+    """A grid of about this spacing whose first and last voxel centres lie on the region's faces."""
+    size = np.maximum(4, np.ceil(np.asarray(region.extent) / spacing_mm).astype(int) + 1)
+    return Grid(tuple(size.tolist()), tuple(region.extent / (size - 1)), tuple(region.lower))
 
 
 class _Descent:
@@ -178,15 +195,15 @@ class _Descent:
         self.settings, self.device, self.seed = settings, device, seed
         self.progress, self.cancelled, self.convergence = progress, cancelled, convergence
         stages = settings.stages + settings.stages[1:] * settings.both_ways
-        self.total, self.done = sum(s.iterations for s in stages), 0
+        self.total, self.done = sum(s.iterations for s in stages) + MEETING * settings.both_ways, 0
         self.count, self.number = len(stages), 0
 
-    def report(self, iteration: int) -> None:
-        """Say that an iteration of the stage is done; raises Cancelled."""
+    def report(self, done: float, text: str = "") -> None:
+        """Say how many iterations of the stage are done; raises Cancelled."""
         check(self.cancelled)
         if self.progress is not None:
-            text = f"Refining, stage {self.number} of {self.count}"
-            self.progress("refinement", (self.done + iteration) / self.total, text)
+            text = text or f"Refining, stage {self.number} of {self.count}"
+            self.progress("refinement", (self.done + done) / self.total, text)
 
     def run(
         self,
@@ -200,8 +217,10 @@ class _Descent:
         """The refined map, and the box in which it differs from the incoming one."""
         settings = self.settings
         generator = torch.Generator().manual_seed(self.seed)
-        warp = Warp(_start(field, mask, MARGIN_MM + settings.dilation_mm + 4.0), self.device)
-        lung = LungPoints(mask, settings.dilation_mm)
+        _check(field, mask)
+        lung = LungPoints(mask, settings.dilation_mm, fixed)
+        region = lung.box.grown(MARGIN_MM)
+        warp = Warp(_start(field, region), self.device)
         pair: FeaturePair | None = None
         asked = 0.0
         for stage in stages:
@@ -214,12 +233,12 @@ class _Descent:
                 asked = stage.voxel_mm
                 if first and direction == "forward":
                     _keep_best_share(pair, warp, lung, stage, generator)
-            result = _optimise(pair, warp, lung, stage, settings, generator, self.report)
+            result = _optimise(pair, warp, lung, region, stage, settings, generator, self.report)
             self.done += stage.iterations
             about = {"stage": self.number, "direction": direction, **asdict(stage)}
             about.update({"voxel_mm": pair.voxel_mm, "start_share": warp.share, **result})
             self.convergence.append({**about, "seconds": time.perf_counter() - began})
-        return warp, lung.box.grown(MARGIN_MM)
+        return warp, region
 
 
 def _keep_best_share(
@@ -235,8 +254,8 @@ def _keep_best_share(
         return
     costs = []
     for share in START_SHARES:
-        found = pair.moving_at(points + share * w)[:, 0]
-        costs.append(float((found - wanted).square().sum(1).mean()))
+        difference, _, seen = pair.difference(points + share * w, wanted)
+        costs.append(float(mean_square(difference, seen)))
     warp.share = START_SHARES[int(np.argmin(costs))]
     warp.start *= warp.share
 
@@ -245,17 +264,15 @@ def _optimise(
     pair: FeaturePair,
     warp: Warp,
     lung: LungPoints,
+    region: Box,
     stage: Stage,
     settings: Settings,
     generator: torch.Generator,
-    report: Callable[[int], None],
+    report: Callable[[float], None],
 ) -> dict[str, Any]:
     """One stage: adds its nodes to ``warp``. Returns their number and the terms at start and end."""
-    region = lung.box.grown(MARGIN_MM)
-    grid = Grid((1, 1, 1), tuple(region.extent), tuple(region.centre)).with_spacing(stage.node_mm)
-    finer = Grid(
-        tuple(2 * n - 1 for n in grid.size), tuple(s / 2 for s in grid.spacing), grid.origin, grid.direction
-    )
+    grid = _lattice(region, stage.node_mm)
+    finer = Grid(tuple(2 * n - 1 for n in grid.size), tuple(s / 2 for s in grid.spacing), grid.origin)
     lattice = Lattice(finer, warp.device)
     faded = fade(grid, warp.device, MARGIN_MM / 2)
     nodes_at = torch.from_numpy(grid.points().reshape(-1, 3)).to(warp.device)
@@ -275,10 +292,11 @@ def _optimise(
         smooth = smoothed(nodes) * faded
         moved = look_up(subdivided(smooth), where)
         with torch.no_grad():
-            found = pair.moving_at(start + moved)
-            difference = found[:, 0] - wanted
-            data = difference.square().sum(1).mean()
-            gradient = torch.bmm(found[:, 1:], difference[:, :, None])[:, :, 0] * (2 / len(points))
+            difference, slope, seen = pair.difference(start + moved, wanted)
+            data = mean_square(difference, seen)
+            counts = seen * (settings.robust / (settings.robust + difference.square().sum(1))) ** 2
+            counts *= 2 / counts.sum().clamp(min=1e-6)
+            gradient = torch.bmm(slope, (difference * counts[:, None])[:, :, None])[:, :, 0]
         rough = roughness(before + smooth, grid)
         if iteration == 0:
             terms.append((float(data), float(rough.detach())))
@@ -292,11 +310,11 @@ def _optimise(
     with torch.no_grad():
         smooth = smoothed(mean / kept) * faded
         added = subdivided(smooth)
-        found = pair.moving_at(start + look_up(added, where))[:, 0]
-        difference = found - wanted
+        difference, _, seen = pair.difference(start + look_up(added, where), wanted)
         # points are drawn in random order: the next one in the list lies anywhere
-        chance = float((found.roll(1, 0) - wanted).square().sum(1).mean())
-        terms.append((float(difference.square().sum(1).mean()), float(roughness(before + smooth, grid))))
+        elsewhere = (difference + wanted).roll(1, 0) - wanted
+        chance = float(mean_square(elsewhere, seen * seen.roll(1, 0)))
+        terms.append((float(mean_square(difference, seen)), float(roughness(before + smooth, grid))))
     warp.added.append((lattice, added))
     return {
         "nodes": list(grid.size),
@@ -307,22 +325,25 @@ def _optimise(
 
 
 def _half_way(
-    forward: DisplacementField, backward: DisplacementField, region: Box, warp: Warp, cancelled: Stop
+    forward: DisplacementField, backward: DisplacementField, region: Box, warp: Warp, descent: _Descent
 ) -> tuple[Lattice, torch.Tensor]:
     """What to add to w so that T becomes the mean of ``forward`` and the inverse of ``backward``.
 
     The two err independently in part; 0 where the inverse cannot be found, and at the region's border.
     """
-    grid = Grid((1, 1, 1), tuple(region.extent), tuple(region.centre)).with_spacing(MEAN_MM)
-    x = grid.points().reshape(-1, 3).astype(float)
-    ahead = forward.warp_points(x)
-    y, linear = ahead.copy(), warp.affine.matrix
-    for _ in range(INVERSE_STEPS):
-        check(cancelled)
-        miss = backward.warp_points(y) - x
-        y -= miss @ linear.T
-    found = np.linalg.norm(miss, axis=1, keepdims=True) < 0.1
-    half = np.where(found, (y - ahead) / 2, 0.0) @ np.linalg.inv(linear).T
-    lattice = Lattice(grid, warp.device)
-    nodes = torch.from_numpy(half.T.reshape(3, *grid.shape).astype(np.float32)).to(warp.device)
-    return lattice, nodes * fade(grid, warp.device, MARGIN_MM / 2)
+    grid = _lattice(region, MEAN_MM)
+    points, linear = grid.points(), warp.affine.matrix
+    half = np.zeros((*grid.shape, 3), np.float32)
+    for k in range(len(points)):  # by slice: stops are heard
+        descent.report(MEETING * k / len(points), "Refining, mean of both ways")
+        x = points[k].reshape(-1, 3).astype(float)
+        ahead = forward.warp_points(x)
+        y = ahead.copy()
+        for _ in range(INVERSE_STEPS):
+            miss = backward.warp_points(y) - x
+            y -= miss @ linear.T
+        found = np.linalg.norm(miss, axis=1, keepdims=True) < 0.1
+        half[k] = (np.where(found, (y - ahead) / 2, 0.0) @ np.linalg.inv(linear).T).reshape(half[k].shape)
+    nodes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(half, -1, 0))).to(warp.device)
+    # smoothed, since it may end abruptly where the inverse could not be found
+    return Lattice(grid, warp.device), smoothed(nodes) * fade(grid, warp.device, MARGIN_MM / 2)

@@ -8,6 +8,7 @@ import torch
 from .field import DisplacementField
 from .geometry import Affine
 from .lattices import Lattice, look_up
+from .progress import Stop, check
 
 
 class Warp:
@@ -33,7 +34,7 @@ class Warp:
             out = out + look_up(nodes, lattice.normalised(points))
         return out
 
-    def result(self) -> DisplacementField:
+    def result(self, cancelled: Stop = None) -> DisplacementField:
         """The refined field, on the incoming one's grid and with its map outside."""
         grid = self.field.grid
         u = self.field.displacement.copy()
@@ -48,6 +49,7 @@ class Warp:
         (x0, y0, z0), (x1, y1, z1) = low, high
         points = grid.points()[z0:z1, y0:y1, x0:x1]
         for k in range(len(points)):
+            check(cancelled)
             x = torch.from_numpy(np.ascontiguousarray(points[k]).reshape(-1, 3)).to(self.device)
             correction = torch.zeros_like(x)
             for lattice, nodes in self.added:
