@@ -100,6 +100,16 @@ def test_a_sample_depends_on_seed_and_number_alone(store):
         assert not torch.equal(wanted.target, other.target)
 
 
+def test_held_out_samples_are_the_same_however_a_configuration_augments(store):
+    table = {name: SplineSpec(2, (1.0, 1.0, 1.0)) for name in ("t1", "t21", "t22")}
+    other = Sampling(augmentation=Augmentation.none(), table=table)
+    for number in (0, 1):
+        ours, theirs = (SampleStream.held_out(store, s).sample(number, 64, 32) for s in (Sampling(), other))
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.target, theirs.target)
+        assert torch.equal(ours.lung, theirs.lung)
+
+
 def test_coarse_and_fine_sampling_show_the_same_pair(store):
     stream = SampleStream(store, replace(PLAIN, input="gradient"), seed=2)
     coarse, fine = stream.sample(0, 64, 32), stream.sample(0, 128, 32)

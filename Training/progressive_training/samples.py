@@ -22,6 +22,9 @@ from .phantoms import PhantomPair, PhantomStore
 # larger voxels, and 1.26 for the detail that the coarser grid has lost (measured on three scans: 1.2 to 1.3).
 COARSE_GAIN = 0.63
 
+# ``Augmentation.density`` of held-out samples: not the configuration's, or two of them would be judged on other images.
+HELD_OUT_DENSITY = 0.3
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -131,11 +134,13 @@ class SampleStream:
 
     @classmethod
     def held_out(cls, store: ScanStore, sampling: Sampling) -> SampleStream:
-        """The paper's fixed deformations of plain scans, in boxes of their own: what validation and evaluation measure on."""
-        plain = replace(
-            Augmentation.none(), box_change=0.04, box_change_share=1.0, density=sampling.augmentation.density
-        )
-        return cls(store, replace(sampling, augmentation=plain, generator="fast"), 1, "validate")
+        """The paper's fixed deformations of plain scans, in boxes of their own: what validation and evaluation measure on.
+
+        The same for all configurations, but for what a network is shown (``input``, ``sigma``) and the loss's weights.
+        """
+        plain = replace(Augmentation.none(), box_change=0.04, box_change_share=1.0, density=HELD_OUT_DENSITY)
+        same = replace(sampling, augmentation=plain, table=dict(TABLE_I), generator="fast")
+        return cls(store, same, 1, "validate")
 
     def sample(
         self, number: int, side: int = FINE, target_side: int | None = None, scan: int | None = None
