@@ -229,8 +229,40 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_training_goes_on(place):
     assert not list(run.checkpoint_folder.glob(".writing*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(again, "save", lambda: (_ for _ in ()).throw(OutputError("full")))
-        again._save_or_warn()
+        again._or_warn("checkpoint", again.save)
     assert any("no checkpoint at iteration" in text for text in said)
+
+
+def test_snapshots_and_logs_that_cannot_be_written_do_not_end_training(place):
+    said = []
+    plan = configure(place, "full", output={**BASE["output"], "snapshot_every": 1})
+    run = Trainer(read_config(plan), report=said.append)
+    run.config.run_folder.mkdir(parents=True)
+    (run.config.run_folder / "metrics.jsonl").symlink_to("/dev/full")  # every write fails, as on a full disk
+    (run.config.run_folder / "snapshots").write_text("not a folder")
+    assert run.run(until=3) == 3
+    assert sum("no snapshot at iteration" in text for text in said) == 3
+    assert sum("metrics.jsonl cannot be written at iteration 1: No space left" in text for text in said) == 1
+    assert checkpoint.checkpoints(run.checkpoint_folder)
+
+
+def test_a_tensorboard_that_cannot_be_written_is_given_up_and_the_report_may_fail(place, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    said = []
+
+    def report(text):
+        said.append(text)
+        raise OSError(28, "No space left on device")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    run = Trainer(read_config(configure(place, "board")), report=report)
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    assert run.run(until=3) == 3
+    assert sum("nothing more for TensorBoard from iteration 1 on" in text for text in said) == 1
+    assert len((run.config.run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_sigterm_leaves_a_checkpoint_that_can_be_continued(place):
@@ -319,7 +351,15 @@ def test_only_the_last_checkpoints_are_kept_and_one_is_mirrored(place):
     run.run(until=4)
     paths = checkpoint.checkpoints(run.checkpoint_folder)
     assert [p.stem for p in paths] == ["iteration-0000003", "iteration-0000004"]
-    assert (place / "second" / "latest.safetensors").read_bytes() == paths[-1].read_bytes()
+    assert (place / "second" / "kept" / "latest.safetensors").read_bytes() == paths[-1].read_bytes()
+
+
+def test_a_run_that_takes_over_another_ones_mirror_does_not_overwrite_it():
+    folder = CONFIGS[0].parent
+    names = ("shipped-width8", "shipped-width16", "width8-baseline")
+    mirrors = [read_config(folder / f"{name}.yaml").mirror_folder for name in names]
+    assert mirrors[0].parts[-2:] == ("training", "shipped-width8")
+    assert mirrors[1:] == [mirrors[0] / "shipped-width16", mirrors[0] / "width8-baseline"]
 
 
 def test_export_gives_a_model_that_predicts_what_the_trained_network_does(place, tmp_path):

@@ -21,7 +21,8 @@ PREFIX = "iteration-"
 
 
 def save(path: Path, groups: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-    """Write tensors by group, and JSON-able ``state``; whole or not at all. Raises OutputError."""
+    """Write tensors by group, and JSON-able ``state``; whole or not at all, in a folder that is made. Raises OutputError."""
+    _make(path.parent)
     tensors = {
         f"{group}/{name}": t.detach().cpu().contiguous().clone()
         for group, members in groups.items()
@@ -32,6 +33,13 @@ def save(path: Path, groups: dict[str, dict[str, torch.Tensor]], state: dict[str
             save_file(tensors, str(temporary), metadata={"state": json.dumps(state)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.") from error
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
@@ -67,10 +75,7 @@ def prune(folder: Path, keep: int) -> None:
 
 def mirror(path: Path, folder: Path) -> None:
     """Copy a checkpoint to a second place as ``latest``. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+    _make(folder)
     with replacing(folder / f"latest{ENDING}") as temporary:
         shutil.copyfile(path, temporary)
 

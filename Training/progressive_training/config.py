@@ -113,7 +113,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class Output:
-    """``checkpoint_every``, ``snapshot_every``, ``log_every``, ``pictures_every`` in iterations; 0 = never."""
+    """``checkpoint_every``, ``snapshot_every``, ``log_every``, ``pictures_every`` in iterations; 0 = never.
+
+    ``mirror``: a second place for the last checkpoint, in a folder of the run's name.
+    """
 
     folder: str = "../runs"
     checkpoint_minutes: float = 5.0
@@ -149,6 +152,14 @@ class Config:
     @property
     def run_folder(self) -> Path:
         return self.path(self.output.folder) / self.name
+
+    @property
+    def mirror_folder(self) -> Path | None:
+        """Where the last checkpoint is copied to; never that of another run that this one takes its settings from."""
+        if not self.output.mirror:
+            return None
+        folder = self.path(self.output.mirror)
+        return folder if folder.name == self.name else folder / self.name
 
     def build_schedule(self) -> Schedule:
         """The schedule; raises InputError if it is impossible."""

@@ -98,7 +98,11 @@ class Trainer:
 
     def report(self, text: str) -> None:
         if self.fabric.is_global_zero:
-            self._report(text)
+            try:
+                self._report(text)
+            except OSError:
+                # Often into a file on the disk that is full, or to a terminal that is gone: no reason to stop.
+                pass
 
     # Building -------------------------------------------------------------------------------------------------------
 
@@ -171,7 +175,6 @@ class Trainer:
         if not self.fabric.is_global_zero:
             return None
         folder = self.checkpoint_folder
-        folder.mkdir(parents=True, exist_ok=True)
         path = checkpoint.checkpoint_path(folder, self.iteration)
         state = {
             "format": 1,
@@ -193,8 +196,8 @@ class Trainer:
             )
         checkpoint.save(path, groups, state)
         checkpoint.prune(folder, self.config.output.keep)
-        if self.config.output.mirror:
-            checkpoint.mirror(path, self.config.path(self.config.output.mirror))
+        if self.config.mirror_folder:
+            checkpoint.mirror(path, self.config.mirror_folder)
         return path
 
     def _last_good(self) -> str:
@@ -308,10 +311,10 @@ class Trainer:
                 if output.pictures_every and self.iteration % output.pictures_every == 0:
                     log.pictures(self)
                 if output.snapshot_every and self.iteration % output.snapshot_every == 0:
-                    self._snapshot()
+                    self._or_warn("snapshot", self._snapshot)
                 due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
                 if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
-                    self._save_or_warn()
+                    self._or_warn("checkpoint", self.save)
                     last_save = time.monotonic()
                 if self._should_stop():
                     self.report(f"Stopping after iteration {self.iteration}: signal received.")
@@ -322,12 +325,12 @@ class Trainer:
                 workers.shutdown(wait=True, cancel_futures=True)
             log.close()
 
-    def _save_or_warn(self) -> None:
-        """A checkpoint in passing: a full disk must not end a run of days, and the old checkpoint still stands."""
+    def _or_warn(self, what: str, write: Callable[[], object]) -> None:
+        """Write in passing: a full disk must not end a run of days, and what was written before still stands."""
         try:
-            self.save()
+            write()
         except OutputError as error:
-            self.report(f"Warning: no checkpoint at iteration {self.iteration}: {error}")
+            self.report(f"Warning: no {what} at iteration {self.iteration}: {error}")
 
     def _grow(self, t: int) -> None:
         """At the first iteration of a level, let it begin where the level below stands, if so configured."""
@@ -391,7 +394,6 @@ class Trainer:
         """The averaged weights in half precision, for evaluation later (paper, section III-A)."""
         if self.fabric.is_global_zero:
             folder = self.config.run_folder / "snapshots"
-            folder.mkdir(parents=True, exist_ok=True)
             half = {k: v.half() if v.is_floating_point() else v for k, v in self.average.state_dict().items()}
             state = {
                 "iteration": self.iteration,
