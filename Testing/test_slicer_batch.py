@@ -75,6 +75,42 @@ def test_without_torch_slicer_is_told_the_command_to_run(folder, tmp_path):
     assert not out.exists()
 
 
+def test_fault_in_the_program_ends_slicer_with_its_traceback(tmp_path):
+    """An exception that leaves the script would keep a Slicer without windows open for ever."""
+    hidden = """
+def fault(*_):
+    raise ValueError("surprise")
+sys.modules["ProgressiveRegistrationLib.batch_command"] = SimpleNamespace(main=fault)
+"""
+    ran = in_slicer(tmp_path / "pairs.csv", "-o", tmp_path / "out", hidden=hidden)
+    assert ran.returncode == 1
+    assert "Traceback" in ran.stderr
+    assert "ValueError: surprise" in ran.stderr
+    assert "assert len(codes) == 1" not in ran.stderr
+
+
+def test_without_dask_the_command_to_run_names_slicers_python(tmp_path):
+    folder = tmp_path / "Program Files"
+    folder.mkdir()
+    python = folder / "PythonSlicer"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    code = f"""
+import os, runpy, sys
+os.environ["PATH"] = {str(folder)!r}
+runpy.run_path({str(SCRIPT)!r})["prepare_workers"]()
+sys.modules["distributed"] = None
+from ProgressiveRegistrationLib.batch import BatchOptions
+from ProgressiveRegistrationLib.batch_pools import make_pool
+with make_pool(2, None, BatchOptions()):
+    pass
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert f'install it: "{python}" -m pip install dask distributed' in ran.stderr
+
+
 def test_worker_processes_of_slicer_run_its_python(tmp_path):
     """multiprocessing would start the application itself again."""
     code = f"""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.spawn
+import os
 import queue
 import time
 import uuid
@@ -25,7 +27,6 @@ from .progress import check
 CONNECT_SECONDS = 20
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10  # for pairs at work to reach a place where they can stop
-INSTALL = "install it: python -m pip install dask distributed"
 
 
 @contextmanager
@@ -50,7 +51,10 @@ def make_pool(workers: int | None, scheduler: str | None, options: BatchOptions)
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise ClusterError(f"Workers and schedulers need Dask, which is not installed; {INSTALL}") from None
+        raise ClusterError(
+            "Workers and schedulers need Dask, which is not installed; install it: "
+            f"{_python()} -m pip install dask distributed"
+        ) from None
     if scheduler is not None:
         with _connected(scheduler) as client:
             yield Cluster(client, options, scheduler)
@@ -58,6 +62,12 @@ def make_pool(workers: int | None, scheduler: str | None, options: BatchOptions)
     with _local_cluster(workers) as (client, cores):
         threads = options.threads or max(1, cores // workers)
         yield Cluster(client, replace(options, threads=threads), None)
+
+
+def _python() -> str:
+    """The interpreter of worker processes, as a command: this one, in Slicer PythonSlicer (see register_pairs.py)."""
+    path = os.fsdecode(multiprocessing.spawn.get_executable())
+    return f'"{path}"' if " " in path else path
 
 
 class InProcess:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 # Beside this script's folder: in the sources and where Slicer installs the module.
@@ -67,7 +68,11 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     # Slicer passes its own "--" on.
     given = sys.argv[1:]
-    code = main(given[1:] if given[:1] == ["--"] else given)
+    try:
+        code = main(given[1:] if given[:1] == ["--"] else given)
+    except Exception:  # Slicer would print it and stay open, without a window
+        traceback.print_exc()
+        code = 1
     if IN_SLICER:
         slicer.util.exit(code)
     else:
