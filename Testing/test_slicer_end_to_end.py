@@ -53,7 +53,7 @@ def test_table_on_real_ct_equals_the_command_lines_figures(panel, shared, tmp_pa
     np.testing.assert_allclose(mrml.image_from_volume(fixed).GetOrigin(), image.GetOrigin(), atol=1e-3)
     errors = panel.tre.errors
     assert len(errors.after) == 50
-    engine = tre(panel._results[-1].registration.field, errors.fixed, errors.moving)
+    engine = tre(panel._results[-1][0].registration.field, errors.fixed, errors.moving)
     np.testing.assert_allclose(errors.after, engine, atol=0.01)
 
     path = tmp_path / "slicer.h5"

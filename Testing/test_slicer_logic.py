@@ -367,6 +367,24 @@ def test_roi_becomes_the_lungs_inside_it(logic):
     assert logic._register.calls[0]["moving_mask"] is None
 
 
+def test_roi_around_everything_measures_the_lungs_as_no_roi_does(logic):
+    from ProgressiveRegistrationSlicer import sample_data
+
+    fixed, moving, *_ = sample_data.load(size=(64, 64, 44), spacing=(5.4, 5.4, 7.0), tips=300, landmarks=5)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "everything")
+    roi.SetCenter(0, 0, 0)
+    roi.SetSize(600, 600, 600)
+    grid = Grid((40, 40, 40), (10.0,) * 3, (-195.0,) * 3)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "From elsewhere")
+    wave = field_of(lambda p: p + 8 * np.sin(p / 30), grid)
+    mrml.set_transform(node, mrml.transform_data(wave, grid))
+    found = [
+        logic.measurement(node, fixed, moving, region=region).compute()["folding"] for region in (None, roi)
+    ]
+    assert found[0] == found[1]
+    assert found[0]["lung"]["mean"] != pytest.approx(found[0]["field_of_view"]["mean"], abs=1e-4)
+
+
 # ---------- loading the module
 
 

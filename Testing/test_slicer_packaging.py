@@ -151,6 +151,18 @@ def test_texts_of_the_panel_are_whole_sentences_for_translators():
                 assert isinstance(node.args[0], ast.Constant), f"{path.name}:{node.lineno}"
 
 
+def test_errors_that_the_panel_shows_can_be_translated():
+    """What is raised as InputError in the Slicer parts is ``_("...")`` or ``_("...").format(...)``."""
+    for path in (MODULE / "ProgressiveRegistrationSlicer").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InputError":
+                text = node.args[0]
+                if isinstance(text, ast.Call) and isinstance(text.func, ast.Attribute):
+                    text = text.func.value
+                assert isinstance(text, ast.Call), f"{path.name}:{node.lineno}"
+                assert getattr(text.func, "id", "") == "_", f"{path.name}:{node.lineno}"
+
+
 # ---------- catalog entries and pictures
 
 

@@ -48,6 +48,12 @@ def choose(panel, register=None):  # noqa: F811
     return fixed, moving, *lists
 
 
+def shifted(z):
+    """The true field and z mm more; the landmarks' error under it is |z - 1| mm."""
+    grid = Grid((60, 60, 60), (3.5,) * 3, (-113.0, -83.0, -73.0))
+    return field_of(lambda points: motion_lps(points) + np.array([0, 0, z]), grid)
+
+
 def finish(panel):  # noqa: F811
     assert process_events_until(lambda: panel._task is None)
 
@@ -234,7 +240,76 @@ def test_module_closed_while_running(scene, module):  # noqa: F811
     assert task.join(10)
 
 
+def test_undo_goes_back_one_registration_at_a_time(panel):  # noqa: F811
+    _fixed, moving, _, points = choose(panel)
+    evaluated, errors, stored = [], [], []
+
+    def note():
+        evaluated.append(panel._parameterNode.evaluatedTransform)
+        errors.append(texts(panel.ui.treTable, 2))
+        kept = points.GetMeasurement("TRE")
+        stored.append(None if kept is None else kept.GetValue())
+
+    note()
+    for z in (0, 4):
+        panel.logic._register = FakeRegister(shifted(z))
+        panel.ui.applyButton.click()
+        finish(panel)
+        note()
+    for _ in range(2):
+        panel.ui.undoButton.click()
+        note()
+    assert evaluated[1] is not evaluated[2]
+    assert errors[1] != errors[2]
+    for seen in (evaluated, errors, stored):
+        assert seen[:2][::-1] == seen[3:]
+    assert (evaluated[0], stored[0]) == (None, None)
+    assert moving.GetParentTransformNode() is None
+
+
+def test_undo_leaves_another_evaluated_transform_chosen(panel):  # noqa: F811
+    choose(panel)
+    panel.ui.applyButton.click()
+    finish(panel)
+    other = add_linear(np.eye(4), "By hand")
+    panel.ui.evaluatedTransformSelector.setCurrentNode(other)
+    panel.ui.undoButton.click()
+    assert panel._parameterNode.evaluatedTransform is other
+
+
 # ---------- landmark errors
+
+
+def test_measurement_in_the_moving_list_goes_when_it_is_no_longer_true(panel):  # noqa: F811
+    _, _, _, points = choose(panel)
+    hand = add_linear(np.eye(4), "By hand")
+    panel.ui.evaluatedTransformSelector.setCurrentNode(hand)
+    assert points.GetMeasurement("TRE") is not None
+    panel.ui.evaluatedTransformSelector.setCurrentNode(None)
+    assert points.GetMeasurement("TRE") is None
+    panel.ui.evaluatedTransformSelector.setCurrentNode(hand)
+    assert points.GetMeasurement("TRE") is not None
+    points.RemoveNthControlPoint(0)
+    for n in range(11):
+        points.SetNthControlPointLabel(n, f"other {n}")
+    assert process_events_until(lambda: "share no label" in panel.ui.treSummaryLabel.text)
+    assert points.GetMeasurement("TRE") is None
+
+
+def test_every_press_of_make_table_is_answered(panel):  # noqa: F811
+    button, message = panel.ui.tableButton, panel.ui.messageLabel
+    button.click()
+    assert message.text == "Select fixed and moving landmarks to see their error."
+    _, _, _, points = choose(panel)
+    button.click()
+    assert message.text.startswith("Landmark errors follows the landmarks")
+    table = panel._parameterNode.errorTable
+    position = np.array(points.GetNthControlPointPosition(4))
+    points.SetNthControlPointPosition(4, *(position + np.array([0, 0, 50.0])))
+    button.click()
+    assert message.text.startswith("Landmark errors is up to date")
+    assert panel._parameterNode.errorTable is table
+    assert table.GetTable().GetValue(0, 0).ToString() == "L4"
 
 
 def test_before_registering_only_before_is_shown(panel):  # noqa: F811
@@ -504,6 +579,25 @@ def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):  # n
         assert words in panel.ui.modelCardLabel.text
 
 
+def test_card_of_the_shipped_model_says_how_long_it_learnt_and_what_was_measured(panel):  # noqa: F811
+    from pathlib import Path
+
+    from ProgressiveRegistrationSlicer import options
+
+    path = next((Path(__file__).resolve().parents[1] / "Resources" / "Models").glob("*.json"))
+    card = json.loads(path.read_text(encoding="utf-8"))
+    panel._parameterNode.modelName = card["name"]
+    panel.ui.optionsCollapsibleButton.collapsed = False
+    shown = panel.ui.modelCardLabel.text
+    assert f"<b>Iterations:</b> {card['training_steps']['total']}<br>" in shown
+    ((protocol, figures),) = card["metrics"].items()
+    assert f"<b>Measured:</b> {protocol}: " in shown
+    assert f"lung error {figures['lung_error_mm']:.2f} mm" in shown
+    assert options.metrics_text(
+        {"tre_mm": 2, "dice": 0.5, "on": {"a": {"b_mm": 1.0}, "c": {}}, "by": "me"}
+    ) == ("tre 2.00 mm, dice 0.50; on: a: b 1.00 mm")
+
+
 def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "broken.json").write_text("{")
     monkeypatch.setenv("PROGRESSIVE_REGISTRATION_MODELS", str(tmp_path))
@@ -537,6 +631,63 @@ def test_report_of_a_transform_from_elsewhere(panel, tmp_path):  # noqa: F811
     assert report["tre_mm"]["after"]["mean"] == pytest.approx(errors.after.mean(), abs=1e-3)
     assert report["transform"] == "By hand"
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def report_of(panel, folder):  # noqa: F811
+    panel.ui.reportFolder.currentPath = str(folder)
+    panel.ui.reportButton.click()
+    finish(panel)
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_report_after_registering_twice_into_one_node_is_of_the_second(panel, tmp_path):  # noqa: F811
+    choose(panel)
+    panel.ui.outputTransformSelector.setCurrentNode(
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "mine")
+    )
+    for z in (0, 4):
+        panel.logic._register = FakeRegister(shifted(z))
+        panel.ui.applyButton.click()
+        finish(panel)
+    for expected in (3.0, 1.0):
+        report = report_of(panel, tmp_path)
+        assert report["model"]["name"] == "fake"  # the engine's own field, not samples of the node
+        assert report["tre_mm"]["after"]["mean"] == pytest.approx(expected, abs=0.1)
+        assert panel.tre.errors.after.mean() == pytest.approx(expected, abs=0.1)
+        panel.ui.undoButton.click()
+
+
+def put_under_another(node):
+    matrix = np.eye(4)
+    matrix[2, 3] = 5.0
+    node.SetAndObserveTransformNodeID(add_linear(matrix).GetID())
+
+
+def edit_the_grid(node):
+    slicer.util.arrayFromGridTransform(node)[..., 2] += 5.0
+    slicer.util.arrayFromGridTransformModified(node)
+    node.TransformModified()
+
+
+@pytest.mark.parametrize("change", [put_under_another, edit_the_grid])
+def test_report_of_a_result_changed_by_hand_is_of_the_node(panel, tmp_path, change):  # noqa: F811
+    choose(panel)
+    panel.ui.applyButton.click()
+    finish(panel)
+    before = panel.tre.errors.after.mean()
+    change(panel._parameterNode.evaluatedTransform)
+    assert process_events_until(lambda: panel.tre.errors.after.mean() > before + 2)
+    report = report_of(panel, tmp_path)
+    assert report["tre_mm"]["after"]["mean"] == pytest.approx(panel.tre.errors.after.mean(), abs=0.1)
+    assert report["transform"] == panel._parameterNode.evaluatedTransform.GetName()
+
+
+def test_report_for_another_pair_is_of_the_node(panel, tmp_path):  # noqa: F811
+    choose(panel)
+    panel.ui.applyButton.click()
+    finish(panel)
+    panel.ui.fixedVolumeSelector.setCurrentNode(add_pair()[0])
+    assert report_of(panel, tmp_path)["model"]["name"] is None
 
 
 def test_folding_of_a_transform_that_folds_is_found(panel):  # noqa: F811
@@ -612,6 +763,39 @@ def test_one_question_installs_everything(without_torch):
     assert without_torch["installed"] == [("torch", False, ">=2.4"), ["safetensors>=0.4"]]
     installer.ensure()
     assert len(without_torch["asked"]) == 1
+
+
+def pretend_versions(monkeypatch, **versions):
+    import importlib.metadata
+
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or real(name))
+
+
+def test_package_that_is_too_old_counts_as_missing_and_the_question_says_so(without_torch, monkeypatch):
+    from ProgressiveRegistrationSlicer import installer
+
+    monkeypatch.undo()  # the real missing()
+    for version, expected in (("2.10.0+cu128", []), ("2.4.0a0", []), ("2.3.1+cu121", ["torch>=2.4"])):
+        pretend_versions(monkeypatch, torch=version)
+        assert installer.missing() == expected
+    with pytest.raises(
+        installer.MissingPackagesError, match=r"torch \(2\.3\.1\+cu121 is too old\); run once"
+    ):
+        installer.require()
+
+
+def test_package_replaced_while_in_use_asks_for_a_restart(without_torch, monkeypatch):
+    import types
+
+    from ProgressiveRegistrationSlicer import installer
+
+    monkeypatch.setitem(__import__("sys").modules, "torch", types.ModuleType("torch"))
+    pretend_versions(monkeypatch, torch="2.3.1")
+    with pytest.raises(installer.MissingPackagesError, match="torch was updated: restart Slicer"):
+        installer.ensure()
+    assert "torch (2.3.1 is too old), safetensors" in without_torch["asked"][0]
+    assert without_torch["installed"][0] == ("torch", False, ">=2.4")
 
 
 def test_saying_no_installs_nothing_and_the_panel_says_so(panel, without_torch):  # noqa: F811

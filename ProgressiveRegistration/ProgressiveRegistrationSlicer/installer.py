@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +30,34 @@ def requirements() -> list[str]:
 
 
 def missing() -> list[str]:
-    """Requirements that cannot be imported, torch first; looks only, imports nothing."""
+    """Requirements that cannot be imported or are too old, torch first; looks only, imports nothing."""
     wanted = ["torch" + TORCH, *requirements()]
-    return [w for w in wanted if importlib.util.find_spec(_import_name(w)) is None]
+    return [w for w in wanted if importlib.util.find_spec(_import_name(w)) is None or _outdated(w)]
+
+
+def _outdated(requirement: str) -> str:
+    """The installed version where it is older than ``NAME>=VERSION``, else ""; unknown versions are taken."""
+    name, _mark, least = requirement.partition(">=")
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return version if _release(version) < _release(least) else ""
+
+
+def _release(version: str) -> list[int]:
+    """[2, 4, 1] of "2.4.1+cu121"; Slicer need not have ``packaging``."""
+    numbers = re.match(r"[\d.]*", version).group()
+    return [int(number) for number in numbers.split(".") if number]
+
+
+def _described(lacking: list[str]) -> str:
+    """For the user: "torch (2.1.0 is too old), jinja2"."""
+    texts = []
+    for requirement in lacking:
+        name, old = _import_name(requirement), _outdated(requirement)
+        texts.append(_("{name} ({version} is too old)").format(name=name, version=old) if old else name)
+    return ", ".join(texts)
 
 
 def _import_name(requirement: str) -> str:
@@ -45,19 +73,20 @@ def require() -> None:
     if lacking:
         names = " ".join(f'"{name}"' if "<" in name or ">" in name else name for name in lacking)
         raise MissingPackagesError(
-            f"Python packages are missing; run once: PythonSlicer -m pip install {names} "
-            "(or install the PyTorch extension and press Register in the module)."
+            f"Python packages are missing or too old: {_described(lacking)}; run once: "
+            f"PythonSlicer -m pip install {names} (or install the PyTorch extension and press Register in the module)."
         )
 
 
 def ensure(ask: Callable[[str], bool] | None = None) -> None:
-    """For the window: ask once for everything that is missing, then install it.
+    """For the window: ask once for everything that is missing or too old, then install it.
 
     torch comes through the PyTorch extension, which chooses the build for this computer's graphics card.
 
     Raises
     ------
-    MissingPackagesError : the user said no, the PyTorch extension is not there, or installing did not help.
+    MissingPackagesError : the user said no, the PyTorch extension is not there, installing did not help, or
+        a package that is in use was replaced.
     """
     lacking = missing()
     if not lacking:
@@ -72,10 +101,11 @@ def ensure(ask: Callable[[str], bool] | None = None) -> None:
         )
     ask = ask or slicer.util.confirmOkCancelDisplay
     text = _(
-        "Registering needs Python packages that are not installed yet: {names}. Install them now? "
+        "Registering needs Python packages that are not installed yet or too old: {names}. Install them now? "
         "This takes some minutes and up to a few gigabytes."
     )
-    if not ask(text.format(names=", ".join(_import_name(name) for name in lacking))):
+    in_use = [name for name in map(_import_name, filter(_outdated, lacking)) if name in sys.modules]
+    if not ask(text.format(names=_described(lacking))):
         raise MissingPackagesError(_("Registering needs Python packages that were not installed."))
     if torch_lacking:
         import PyTorchUtils
@@ -89,7 +119,13 @@ def ensure(ask: Callable[[str], bool] | None = None) -> None:
     if still:
         raise MissingPackagesError(
             _("These packages could not be installed: {names}. See the error log.").format(
-                names=", ".join(still)
+                names=_described(still)
+            )
+        )
+    if in_use:
+        raise MissingPackagesError(
+            _("{names} was updated: restart Slicer, then press Register again.").format(
+                names=", ".join(in_use)
             )
         )
 

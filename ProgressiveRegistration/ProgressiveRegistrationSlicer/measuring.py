@@ -11,6 +11,7 @@ from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputErr
 from ProgressiveRegistrationLib.geometry import Box, Grid
 
 from .i18n import _
+from .session import lung_mask, lung_region
 
 SAMPLING_MM = 3.0  # lattice on which a transform from another module is sampled
 
@@ -23,9 +24,9 @@ class Measurement:
     Parameters
     ----------
     transform : the transform node; fixed, moving : the volume nodes.
-    result : the ``SceneResult`` that made the transform, if it was made here: its exact field and lungs are
-    then used. errors : ``LandmarkErrors`` of the pair, or None. region, segment : where the fixed lungs are,
-    if the user said so.
+    result : the ``SceneResult`` that made the transform, if one still ``describes`` it: its exact field and
+    lungs are then used. errors : ``LandmarkErrors`` of the pair, or None. region, segment : where the fixed
+    lungs are, if the user said so.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Measurement:
             box = Box.around(Grid.from_image(self._fixed).corners())
             size = [max(2, round(extent / SAMPLING_MM)) for extent in box.extent]
             self._field = mrml.field_from_transform(transform, box.grid(size))
-        self._mask = None if region is None else mrml.mask_from_node(region, segment)
+        self._region = lung_region(region, segment)
 
     def compute(
         self, folder=None, progress: Callable | None = None, cancelled: Callable | None = None
@@ -73,7 +74,8 @@ class Measurement:
         mask = self._lungs.mask if self._lungs is not None else None
         if mask is None:
             try:
-                mask = find_lungs(self._fixed, mask=self._mask, name=self._names[0]).mask
+                found = lung_mask(self._region, self._fixed)
+                mask = find_lungs(self._fixed, mask=found, name=self._names[0]).mask
             except NoLungError as error:
                 notes.append(f"{error} Figures inside the lung are left out.")
         tell("quality", 0.2, "measuring the transform")

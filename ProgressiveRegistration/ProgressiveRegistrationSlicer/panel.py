@@ -36,7 +36,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._guiTag = None
         self._task = None
-        self._results = []
+        self._results = []  # (SceneResult, the transform evaluated before it), the latest last
         self._watched = ()
         self._fused = None
         self._shownOptions = None
@@ -278,7 +278,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameterNode
         with self._errorsShown():
             result = session.finish(computed)
-            self._results = [*self._results[1 - MAX_UNDO :], result]  # each keeps its field in memory
+            done = (result, p.evaluatedTransform)
+            self._results = [*self._results[1 - MAX_UNDO :], done]  # each keeps its field in memory
             if result.transform is not None:
                 p.evaluatedTransform = result.transform
                 self._fused = None  # what is shown moved: draw a checkerboard again
@@ -350,35 +351,47 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onUndoButton(self, clicked=None) -> None:
         if self._results:
             self.fusion.restore()
-            self._parameterNode.fusionMode = FusionMode.OFF
-            self._results.pop().undo()
+            p = self._parameterNode
+            p.fusionMode = FusionMode.OFF
+            result, earlier = self._results.pop()
+            shown = result.transform is not None and p.evaluatedTransform is result.transform
+            result.undo()
+            if shown:
+                there = earlier is not None and slicer.mrmlScene.IsNodePresent(earlier)
+                p.evaluatedTransform = earlier if there else None
             self._showQuality("")
             self._showMessage(_("The registration was undone."))
         self.update()
 
     def onTableButton(self, clicked=None) -> None:
-        if self.tre.errors is not None and self._parameterNode.errorTable is None:
-            self._parameterNode.errorTable = add_table_node(self.tre.errors)
-            self._showMessage(
-                _("{name} follows the landmarks; save it as .tsv or .csv with Save.").format(
-                    name=self._parameterNode.errorTable.GetName()
-                )
-            )
+        p = self._parameterNode
+        self.tre.update()  # brings a table that is there up to date
+        if self.tre.errors is None:
+            self._showMessage(self.tre.message, problem=True)
+            return
+        if p.errorTable is None:
+            p.errorTable = add_table_node(self.tre.errors)
+            sentence = _("{name} follows the landmarks; save it as .tsv or .csv with Save.")
+        else:
+            sentence = _("{name} is up to date and follows the landmarks; save it as .tsv or .csv with Save.")
+        self._showMessage(sentence.format(name=p.errorTable.GetName()))
 
     def onVectorsButton(self, clicked=None) -> None:
         p = self._parameterNode
         if p.errorModel is not None:
             slicer.mrmlScene.RemoveNode(p.errorModel)
-        elif self.tre.errors is not None:
+        elif self.tre.errors is None:
+            self._showMessage(self.tre.message, problem=True)
+        else:
             p.errorModel = add_model_node(self.tre.errors, self.tre.scale)
 
     def _measurement(self):
+        self.tre.update()  # a change of a moment ago may not be shown yet
         p = self._parameterNode
-        result = next((r for r in self._results if r.transform is p.evaluatedTransform), None)
+        chosen = (p.evaluatedTransform, p.fixedVolume, p.movingVolume)
+        result = next((r for r, _earlier in reversed(self._results) if r.describes(*chosen)), None)
         return self.logic.measurement(
-            p.evaluatedTransform,
-            p.fixedVolume,
-            p.movingVolume,
+            *chosen,
             result=result,
             errors=self.tre.errors,
             region=p.fixedRegion,

@@ -14,6 +14,8 @@ import slicer
 from ProgressiveRegistrationLib import mrml
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
 
+from .i18n import _
+
 PRESETS = {"fast": None, "balanced": "balanced", "accurate": "accurate"}
 
 
@@ -24,6 +26,7 @@ class SceneResult:
     Attributes
     ----------
     transform, warped, jacobian : nodes, or None where that output was not asked for.
+    fixed_id, moving_id : IDs of the volumes.
     registration : the engine's ``Registration``.
     figures : the engine's quality figures (without landmarks).
     notes : sentences for the user.
@@ -32,14 +35,31 @@ class SceneResult:
     transform: Any = None
     warped: Any = None
     jacobian: Any = None
+    fixed_id: str = ""
+    moving_id: str = ""
     registration: Any = None
     figures: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _undo: list[Callable] = field(default_factory=list, repr=False)
+    _written: Any = field(default=None, repr=False)
 
     @property
     def can_undo(self) -> bool:
         return bool(self._undo)
+
+    def describes(self, transform, fixed, moving) -> bool:
+        """Is ``registration`` still what this transform node does for these volumes?
+
+        Not when another registration wrote to the node, nor when it was edited or put under a transform.
+        """
+        return (
+            transform is not None
+            and transform is self.transform
+            and transform.GetParentTransformNode() is None
+            and _content(transform) == self._written
+            and slicer.mrmlScene.GetNodeByID(self.fixed_id) is fixed
+            and slicer.mrmlScene.GetNodeByID(self.moving_id) is moving
+        )
 
     def undo(self) -> None:
         """Put the scene back: nodes that were added go, nodes that were changed get back what they held."""
@@ -90,18 +110,24 @@ class SceneRegistration:
     ) -> None:
         check_pair(fixed, moving)
         if preset not in PRESETS:
-            raise InputError(f"There is no preset {preset}: choose one of {', '.join(PRESETS)}.")
+            raise InputError(
+                _("There is no preset {preset}: choose one of {presets}.").format(
+                    preset=preset, presets=", ".join(PRESETS)
+                )
+            )
         outputs = {"transform": transform, "warped": warped, "jacobian": jacobian}
         self._outputs = {
             name: node for name, node in outputs.items() if node is not None and node is not False
         }
         if not self._outputs:
             raise InputError(
-                "Nothing would be kept: ask for a transform, a registered volume or a Jacobian volume."
+                _("Nothing would be kept: ask for a transform, a registered volume or a Jacobian volume.")
             )
         for node in self._outputs.values():
             if node is fixed or node is moving:
-                raise InputError(f"{node.GetName()} is an input: choose another node for the output.")
+                raise InputError(
+                    _("{name} is an input: choose another node for the output.").format(name=node.GetName())
+                )
         self.fixed_id, self.moving_id = fixed.GetID(), moving.GetID()
         self._names = fixed.GetName(), moving.GetName()
         self._landmark_ids = [node.GetID() for node in moving_landmarks if node is not None]
@@ -117,13 +143,15 @@ class SceneRegistration:
         if transform not in (True, None, False):
             if transform.IsA("vtkMRMLLinearTransformNode") or transform.IsA("vtkMRMLBSplineTransformNode"):
                 raise InputError(
-                    f"{transform.GetName()} cannot hold a displacement field: choose a grid transform."
+                    _("{name} cannot hold a displacement field: choose a grid transform.").format(
+                        name=transform.GetName()
+                    )
                 )
             self._dense = True if transform.IsA("vtkMRMLGridTransformNode") else None
         self._fixed = mrml.image_from_volume(fixed)
         self._moving = mrml.image_from_volume(moving)
         self._regions = [
-            None if node is None else (mrml.mask_from_node(node, segment), node.IsA("vtkMRMLMarkupsROINode"))
+            lung_region(node, segment)
             for node, segment in ((fixed_region, fixed_segment), (moving_region, moving_segment))
         ]
 
@@ -143,8 +171,7 @@ class SceneRegistration:
                 raise Cancelled()
 
         masks = [
-            None if region is None else _lung_mask(region, image)
-            for region, image in zip(self._regions, (self._fixed, self._moving))
+            lung_mask(region, image) for region, image in zip(self._regions, (self._fixed, self._moving))
         ]
         registration = register(
             self._fixed,
@@ -194,10 +221,18 @@ class SceneRegistration:
         fixed, moving = scene.GetNodeByID(self.fixed_id), scene.GetNodeByID(self.moving_id)
         for node, name in zip((fixed, moving), self._names):
             if node is None:
-                raise InputError(f"{name} was deleted while it was being registered; nothing was changed.")
+                raise InputError(
+                    _("{name} was deleted while it was being registered; nothing was changed.").format(
+                        name=name
+                    )
+                )
         registration = computed["registration"]
         result = SceneResult(
-            registration=registration, figures=computed["figures"], notes=list(registration.notes)
+            fixed_id=self.fixed_id,
+            moving_id=self.moving_id,
+            registration=registration,
+            figures=computed["figures"],
+            notes=list(registration.notes),
         )
         try:
             self._finish(computed, fixed, moving, result)
@@ -209,24 +244,27 @@ class SceneRegistration:
     def _finish(self, computed: dict, fixed, moving, result: SceneResult) -> None:
         if "transform" in computed:
             _remember_placement(mrml.place_under(fixed, None), result)
-            node = self._output("transform", f"{moving.GetName()} to {fixed.GetName()}", computed, result)
+            name = _("{moving} to {fixed}").format(moving=moving.GetName(), fixed=fixed.GetName())
+            node = self._output("transform", name, computed, result)
             mrml.set_transform(node, computed["transform"])
             mrml.mark_result(node)
             mrml.set_pair(node, fixed, moving)
-            result.transform = node
+            result.transform, result._written = node, _content(node)
             if self._place:
                 under = [moving, *filter(None, map(slicer.mrmlScene.GetNodeByID, self._landmark_ids))]
                 for placed in under:
                     _remember_placement(mrml.place_under(placed, node), result)
         if "warped" in computed:
-            node = self._output("warped", f"{moving.GetName()} registered", computed, result)
+            name = _("{moving} registered").format(moving=moving.GetName())
+            node = self._output("warped", name, computed, result)
             mrml.update_volume(node, computed["warped"], like=fixed)
             node.CreateDefaultDisplayNodes()
             _same_window(node, moving)
             _beside(node, fixed)
             result.warped = node
         if "jacobian" in computed:
-            node = self._output("jacobian", f"{moving.GetName()} Jacobian", computed, result)
+            name = _("{moving} Jacobian").format(moving=moving.GetName())
+            node = self._output("jacobian", name, computed, result)
             mrml.update_volume(node, computed["jacobian"])
             node.CreateDefaultDisplayNodes()
             display = node.GetDisplayNode()
@@ -245,7 +283,7 @@ class SceneRegistration:
             )
             return chosen
         if chosen is not True:
-            result.notes.append("The chosen output node was deleted meanwhile; a new one was made.")
+            result.notes.append(_("The chosen output node was deleted meanwhile; a new one was made."))
         class_name = "vtkMRMLScalarVolumeNode"
         if kind == "transform":
             composite = computed["transform"].after is not None
@@ -259,17 +297,29 @@ class SceneRegistration:
 def check_pair(fixed, moving) -> None:
     """InputError unless the two volumes can be registered."""
     if fixed is None:
-        raise InputError("Select a fixed volume.")
+        raise InputError(_("Select a fixed volume."))
     if moving is None:
-        raise InputError("Select a moving volume.")
+        raise InputError(_("Select a moving volume."))
     if fixed is moving:
-        raise InputError("Fixed and moving are the same: select two volumes.")
+        raise InputError(_("Fixed and moving are the same: select two volumes."))
     mrml.check_volume(fixed)
     mrml.check_volume(moving)
 
 
-def _lung_mask(region, image):
-    """A ROI says where to look: the lungs in it, or all of it if none is found; other regions are lungs."""
+def lung_region(node, segment: str = ""):
+    """What ``lung_mask`` needs of a region node, read on the main thread; None without a node."""
+    if node is None:
+        return None
+    return mrml.mask_from_node(node, segment), bool(node.IsA("vtkMRMLMarkupsROINode"))
+
+
+def lung_mask(region, image):
+    """A ROI says where to look: the lungs in it, or all of it if none is found; other regions are lungs.
+
+    ``region`` from ``lung_region``, ``image`` the volume's; None without a region. In any thread.
+    """
+    if region is None:
+        return None
     mask, is_box = region
     if not is_box:
         return mask
@@ -284,6 +334,12 @@ def _lung_mask(region, image):
     inside = Grid.from_image(lungs).resample(mask, interpolator=sitk.sitkNearestNeighbor)
     both = sitk.And(inside, lungs)
     return both if sitk.GetArrayViewFromImage(both).any() else mask
+
+
+def _content(transform) -> tuple:
+    """Equal as long as nothing is written to a transform node, its displacement grid included."""
+    content = transform.GetTransformFromParent()
+    return content, content.GetMTime() if content is not None else 0
 
 
 def _remember_placement(placement, result: SceneResult) -> None:

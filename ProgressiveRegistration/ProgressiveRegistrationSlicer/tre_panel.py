@@ -27,7 +27,7 @@ class TrePanel(VTKObservationMixin):
 
     ``set_nodes`` says what to measure; ``errors`` holds the latest ``LandmarkErrors`` or None. Outputs that
     the user asked for (``table_node``, ``model_node``) follow along; the measurement in the moving list
-    always does.
+    always does, and goes when there is nothing to measure.
     """
 
     def __init__(self, summary, table) -> None:
@@ -97,6 +97,8 @@ class TrePanel(VTKObservationMixin):
         self._updating = True
         try:
             self._show()
+            if moving is not None and (self.errors is None or transform is None):
+                mrml_landmarks.remove_measurement(moving)  # an old one would be saved with the list
             if self.errors is not None:
                 self._store(moving, transform)
         finally:
