@@ -325,6 +325,41 @@ def test_two_processes_average_the_gradients_of_two_samples(place):
         assert torch.allclose(found, moved, rtol=1e-3, atol=1e-5), name
 
 
+NAN_IN_THE_SECOND = """
+import dataclasses, sys
+from progressive_training.config import read_config
+from progressive_training.trainer import Trainer
+
+run = Trainer(read_config(sys.argv[1]))
+draw = run._draw
+
+def spoilt(iteration):
+    sample = draw(iteration)
+    bad = run.fabric.global_rank == 1
+    return dataclasses.replace(sample, target=sample.target * float("nan")) if bad else sample
+
+run._draw = spoilt
+run.run()
+"""
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all(place, tmp_path):
+    config = configure(place, "nan-pair", hardware={**BASE["hardware"], "devices": 2})
+    script = tmp_path / "script.py"
+    script.write_text(NAN_IN_THE_SECOND, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, str(script), str(config)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "TrainingStopped: The loss is nan at iteration 0" in result.stderr
+    assert "TrainingStopped: The loss of another process is not finite at iteration 0" in result.stderr
+
+
 def test_an_existing_run_is_not_overwritten(place):
     trainer(place, "twice").run(until=1)
     with pytest.raises(InputError, match="--resume"):

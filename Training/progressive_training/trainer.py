@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,14 @@ class Trainer:
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             precision=precision,
-            # Levels that are not active yet have parameters without gradients.
-            strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+            # Levels that are not active yet have parameters without gradients. The others wait while one process prepares
+            # the scans, for hours with the whole of LIDC-IDRI.
+            strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=24))
+            if several
+            else "auto",
         )
         self.precision = precision
-        self.stop_signal: int | None = None
+        self.stop_reason = ""
 
     def report(self, text: str) -> None:
         if self.fabric.is_global_zero:
@@ -111,17 +115,19 @@ class Trainer:
         cache = config.path(config.data.cache)
         train = [config.path(p) for p in config.data.train]
         validation = [config.path(p) for p in config.data.validation]
-        # One process prepares; the others find everything prepared.
+        # One process prepares; the others find everything prepared, or what is wrong.
         if not self.fabric.is_global_zero:
             self.fabric.barrier()
-        folders, _ = prepare_scans(train, cache / "train", self.report)
-        held_out = prepare_scans(validation, cache / "validation", self.report)[0] if validation else []
-        options = config.sampling.augmentation
-        phantoms = None
-        if options.phantom_share:
-            phantoms = PhantomStore(cache / "phantoms", options.phantoms, config.data.window, self.report)
-        if self.fabric.is_global_zero:
-            self.fabric.barrier()
+        try:
+            folders, _ = prepare_scans(train, cache / "train", self.report)
+            held_out = prepare_scans(validation, cache / "validation", self.report)[0] if validation else []
+            options = config.sampling.augmentation
+            phantoms = None
+            if options.phantom_share:
+                phantoms = PhantomStore(cache / "phantoms", options.phantoms, config.data.window, self.report)
+        finally:
+            if self.fabric.is_global_zero:
+                self.fabric.barrier()
         store = ScanStore(folders, config.data.window, config.data.memory_gb)
         self.stream = SampleStream(store, config.sampling, config.seed, "train", phantoms)
         self.held_out = None
@@ -269,13 +275,14 @@ class Trainer:
         return self.iteration
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self.stop_signal = number
+        self.stop_reason = "signal received"
 
-    def _should_stop(self) -> bool:
+    def _anywhere(self, flag: bool) -> bool:
+        """Is it so in any process? All must ask together: one that stops alone leaves the others waiting for it."""
         if self.fabric.world_size == 1:
-            return self.stop_signal is not None
-        flag = torch.tensor(float(self.stop_signal is not None), device=self.fabric.device)
-        return float(self.fabric.all_reduce(flag, reduce_op="max")) > 0
+            return flag
+        found = torch.tensor(float(flag), device=self.fabric.device)
+        return float(self.fabric.all_reduce(found, reduce_op="max")) > 0
 
     def _draw(self, iteration: int) -> Sample:
         """The sample of an iteration: keyed by seed and number, so that it does not depend on how training went."""
@@ -316,8 +323,9 @@ class Trainer:
                 if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
                     self._or_warn("checkpoint", self.save)
                     last_save = time.monotonic()
-                if self._should_stop():
-                    self.report(f"Stopping after iteration {self.iteration}: signal received.")
+                if self._anywhere(bool(self.stop_reason)):
+                    reason = self.stop_reason or "another process received a signal"
+                    self.report(f"Stopping after iteration {self.iteration}: {reason}.")
                     break
             self.save()
         finally:
@@ -331,6 +339,9 @@ class Trainer:
             write()
         except OutputError as error:
             self.report(f"Warning: no {what} at iteration {self.iteration}: {error}")
+        except TrainingStopped:
+            # The last save says it again, when no other process waits for this one.
+            self.stop_reason = "the weights are not finite"
 
     def _grow(self, t: int) -> None:
         """At the first iteration of a level, let it begin where the level below stands, if so configured."""
@@ -360,10 +371,10 @@ class Trainer:
         kind = self.config.optimiser.loss
         loss = weighted_loss(predicted.float(), target, weight, kind)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingStopped(
-                f"The loss is {value} at iteration {t}: training stopped; {self._last_good()}"
-            )
+        finite = math.isfinite(value)
+        if self._anywhere(not finite):
+            what = "loss of another process is not finite" if finite else f"loss is {value}"
+            raise TrainingStopped(f"The {what} at iteration {t}: training stopped; {self._last_good()}")
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.config.optimiser.clip:
