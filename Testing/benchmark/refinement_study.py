@@ -6,6 +6,7 @@
     python Testing/benchmark/refinement_study.py trust         # identical scans, and two different patients
     python Testing/benchmark/refinement_study.py sensitivity   # each main setting halved and doubled
     python Testing/benchmark/refinement_study.py cost          # seconds by stage, peak memory
+    python Testing/benchmark/refinement_study.py curve --rows network.csv boxes.csv --figure curve.png
 
 ``--model none`` starts from the box-to-box affine, ``--model zero`` from no map at all, a name or a card's path from a network.
 Seconds are CPU seconds of this process (with ``--threads 1`` they compare across a busy machine). Rows go to standard output as CSV.
@@ -153,8 +154,8 @@ def trust(options: argparse.Namespace) -> Iterator[list]:
     yield [
         "case",
         "preset",
-        "correlation_before",
-        "correlation_after",
+        "unexplained_before",
+        "unexplained_after",
         "mean_u_mm",
         "folding_percent",
         "warned",
@@ -180,7 +181,7 @@ def varied(settings: Settings) -> Iterator[tuple[str, Settings]]:
     """Each main setting halved and doubled."""
     yield "as it is", settings
     for factor in (0.5, 2.0):
-        for name in ("dilation_mm", "noise"):
+        for name in ("dilation_mm", "noise", "robust", "average"):
             yield f"{name} x{factor:g}", replace(settings, **{name: getattr(settings, name) * factor})
         yield f"redraw x{factor:g}", replace(settings, redraw=int(settings.redraw * factor))
         for name in ("smoothness", "points", "iterations", "node_mm", "voxel_mm", "step_mm"):
@@ -199,8 +200,8 @@ def _scaled(stage, name: str, factor: float):
 
 def sensitivity(options: argparse.Namespace) -> Iterator[list]:
     yield HEADER
-    cases = [elastix_lung(CENTRED, back) for back in (False, True)]
-    cases += [phantom(seed, mm) for seed in range(min(options.seeds, 2)) for mm in (20.0, 40.0)]
+    cases = [elastix_lung(SCANNER, back) for back in (False, True)]
+    cases += [phantom(0, 20.0), phantom(1, 40.0)]
     for case in cases:
         start = Start(case, options.model)
         for label, settings in varied(PRESETS[options.presets[0]]):
@@ -221,8 +222,38 @@ def cost(options: argparse.Namespace) -> Iterator[list]:
         yield [name, f"whole: CPU {cpu:.1f} s, peak {peak:.2f} GiB", "", "", f"{wall:.2f}"]
 
 
+def curve(options: argparse.Namespace) -> Iterator[list]:
+    """Mean error by diaphragm motion, a line for each file of ``phantoms`` rows and each of its settings."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    yield ["rows", "settings", "motion_mm", "mean_mm", "worst_seed_mm", "seeds"]
+    for path in options.rows:
+        found: dict[str, dict[float, list[float]]] = {}
+        with open(path, encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                motion = float(row["case"].split(", ")[1].split()[0])
+                found.setdefault(row["settings"], {}).setdefault(motion, []).append(float(row["mean"]))
+        for settings, by_motion in found.items():
+            motions = sorted(by_motion)
+            means = [np.mean(by_motion[m]) for m in motions]
+            axes.plot(motions, means, "o-", label=f"{path.stem}: {settings}")
+            axes.fill_between(motions, means, [max(by_motion[m]) for m in motions], alpha=0.15)
+            for m, mean in zip(motions, means):
+                yield [path.stem, settings, m, f"{mean:.2f}", f"{max(by_motion[m]):.2f}", len(by_motion[m])]
+    axes.set(
+        xlabel="diaphragm motion (mm)", ylabel="TRE (mm): mean of seeds, shade to the worst", yscale="log"
+    )
+    axes.axhline(1.0, color="grey", linewidth=0.8)
+    axes.legend(fontsize=8)
+    figure.savefig(options.figure, dpi=120)
+
+
 STUDIES: dict[str, Callable[[argparse.Namespace], Iterator[list]]] = {
-    f.__name__: f for f in (real, phantoms, consistency, trust, sensitivity, cost)
+    f.__name__: f for f in (real, phantoms, consistency, trust, sensitivity, cost, curve)
 }
 
 
@@ -234,10 +265,12 @@ def main() -> None:
     parser.add_argument("--model", default="none")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40])
+    parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40, 50, 60])
     parser.add_argument(
         "--threads", type=int, default=0, help="torch's threads; 0: as many as there are cores"
     )
+    parser.add_argument("--rows", nargs="+", type=Path, default=[], help="curve: files that `phantoms` wrote")
+    parser.add_argument("--figure", type=Path, default=Path("curve.png"), help="curve: the picture to write")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
