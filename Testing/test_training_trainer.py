@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from progressive_training import checkpoint
-from progressive_training.config import Config, config_from_dict, read_config
+from progressive_training.config import Config, changed_settings, config_from_dict, read_config
 from progressive_training.export import export
 from progressive_training.network import ProgressiveUNet
 from progressive_training.trainer import Trainer, TrainingStopped, weighted_loss
@@ -371,6 +371,44 @@ def test_a_checkpoint_of_another_architecture_is_refused(place):
     found = checkpoint.checkpoints(place / "runs" / "wide" / "checkpoints")[-1]
     with pytest.raises(ModelError, match=r"another architecture \(width 4 instead of 2\)"):
         trainer(place, "narrow").run(start_from=found)
+
+
+def test_another_optimiser_is_refused_on_resume_and_begins_anew_in_another_run(place):
+    sgd = {"name": "sgd", "learning_rate": 1e-3}
+    trainer(place, "optimiser", optimiser=sgd).run(until=2)
+    with pytest.raises(InputError, match=r"trained with optimiser.name sgd instead of adam.*--start-from"):
+        trainer(place, "optimiser").run(resume=True, until=3)
+    found = checkpoint.checkpoints(place / "runs" / "optimiser" / "checkpoints")[-1]
+    run = trainer(place, "optimiser-anew")
+    assert run.run(start_from=found, until=3) == 3
+    steps = [v for k, v in run._optimiser_tensors().items() if k.endswith("|step")]
+    assert steps
+    assert all(float(v) == 1 for v in steps)
+
+
+def test_resuming_tells_which_settings_that_decide_what_is_learned_have_changed(place):
+    def said(**changes):
+        out = []
+        plan = read_config(configure(place, "changed", **changes))
+        Trainer(plan, report=out.append).run(resume=True, until=1)
+        return [text for text in out if "other values" in text]
+
+    assert not said()
+    silent = {"schedule": {**BASE["schedule"], "iterations": 24}, "optimiser": {"learning_rate": 0.5}}
+    assert not said(**silent, output={**BASE["output"], "log_every": 2}, validation={"every": 5})
+    (text,) = said(seed=5, optimiser={"loss": "distance"}, sampling={"augmentation": {"density": 0.1}})
+    assert text.endswith("other values of seed, optimiser.loss, sampling.augmentation.density.")
+
+
+def test_settings_that_an_old_checkpoint_does_not_know_count_as_their_defaults(place):
+    config = read_config(configure(place, "old"))
+    stored = config.to_dict()
+    del stored["sampling"]["augmentation"]["small_share"], stored["optimiser"]["loss"]
+    assert changed_settings(config, stored) == []
+    other = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, loss="distance"))
+    assert changed_settings(other, stored) == ["optimiser.loss"]
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, train=("b",), training_data=()))
+    assert changed_settings(moved, stored) == ["data.train"]
 
 
 def test_a_damaged_checkpoint_is_named(place, tmp_path):

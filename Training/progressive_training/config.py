@@ -346,6 +346,35 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
+# Settings that decide what is learned, but for those below them; schedule, hardware and outputs may change on the way.
+LEARNED = ("seed", "data.train", "data.window", "network", "optimiser", "sampling")
+NOT_LEARNED = ("optimiser.learning_rate", "optimiser.final_learning_rate", "optimiser.warmup")
+
+
+def changed_settings(config: Config, stored: Mapping[str, Any]) -> list[str]:
+    """Keys whose values decide what is learned and differ from ``stored``, what ``Config.to_dict`` once gave.
+
+    A key that was not known then had its default of today.
+    """
+    if not stored:
+        return []
+    before, now = _flat(merge(Config("").to_dict(), stored)), _flat(config.to_dict())
+    changed = [key for key, value in now.items() if before.get(key) != value]
+    return [key for key in changed if _is_below(key, LEARNED) and not _is_below(key, NOT_LEARNED)]
+
+
+def _is_below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested sections as one mapping, with keys like "data.train"."""
+    out = {}
+    for key, value in values.items():
+        out.update(_flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {where + key: value})
+    return out
+
+
 def _read_yaml(path: Path, depth: int = 0) -> Any:
     """The values of a file over those of its ``base``, a file beside it."""
     import yaml

@@ -24,7 +24,7 @@ from ProgressiveRegistrationLib.files import write_text
 
 from . import checkpoint
 from .cache import ScanStore
-from .config import Config
+from .config import Config, Optimiser, changed_settings
 from .dataset import prepare_scans
 from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
@@ -210,10 +210,26 @@ class Trainer:
         found = checkpoint.checkpoints(self.checkpoint_folder)
         return f"the last good checkpoint is {found[-1]}." if found else "there is no checkpoint yet."
 
-    def load(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises ModelError for another architecture or a damaged file."""
+    def load(self, path: Path, new_run: bool = False) -> None:
+        """Continue from a checkpoint; only a ``new_run`` may use another optimiser, whose state then begins anew.
+
+        Raises ModelError for another architecture or a damaged file, InputError for another optimiser.
+        """
         groups, state = checkpoint.load(path)
         checkpoint.check_architecture(state, self.config.architecture(), path)
+        changed = changed_settings(self.config, state.get("config", {}))
+        if "optimiser.name" in changed:
+            if not new_run:
+                before = state["config"].get("optimiser", {}).get("name", Optimiser.name)
+                raise InputError(
+                    f"The checkpoint {path} was trained with optimiser.name {before} instead of "
+                    f"{self.config.optimiser.name}: change it back, or begin another run with --start-from."
+                )
+            groups["optimiser"] = {}
+        if changed:
+            self.report(
+                f"Warning: the checkpoint {path} was trained with other values of {', '.join(changed)}."
+            )
         try:
             self.plain.load_state_dict(groups["network"])
             self.average.load_state_dict(groups["average"])
@@ -254,7 +270,7 @@ class Trainer:
             self.load(found[-1])
             self.report(f"Continuing at iteration {self.iteration} from {found[-1]}")
         elif start_from is not None:
-            self.load(start_from)
+            self.load(start_from, new_run=True)
             self.report(f"Starting at iteration {self.iteration} from {start_from}")
         for text in self.schedule.warnings():
             self.report(f"Warning: {text}")
