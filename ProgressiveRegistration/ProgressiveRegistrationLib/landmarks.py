@@ -138,10 +138,14 @@ def read_landmarks(
         raise InputError(f"{path.name} cannot be read as text: is it a landmark file?") from error
     if kind == "json":
         landmarks = _from_markups(text, path.name)
-    elif kind == "fcsv":
-        landmarks = _from_fcsv(text, path.name)
-    elif kind == "csv":
-        landmarks = _from_csv(text, path.name, columns)
+    elif kind in ("fcsv", "csv"):
+        try:
+            fcsv = kind == "fcsv"
+            landmarks = _from_fcsv(text, path.name) if fcsv else _from_csv(text, path.name, columns)
+        except csv.Error as error:
+            raise InputError(
+                f"{path.name} is no table of landmarks, or damaged ({error}); save it again."
+            ) from error
     else:
         points = _rows_of_three(text, path.name)
         if kind == "txt":
@@ -268,9 +272,11 @@ def _from_markups(text: str, name: str) -> Landmarks:
     try:
         content = json.loads(text)
         lists = content["markups"]
-        lists[0]["controlPoints"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{name} is no Slicer Markups file, or damaged; save it again in Slicer.") from error
+        list_of_points = isinstance(lists[0]["controlPoints"], list)
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        list_of_points = False
+    if not list_of_points:
+        raise InputError(f"{name} is no Slicer Markups file, or damaged; save it again in Slicer.")
     if len(lists) > 1:
         raise InputError(f"{name} holds {len(lists)} Markups lists; save each as a file of its own.")
     markups = lists[0]
@@ -359,8 +365,9 @@ def _rows_of_three(text: str, name: str) -> np.ndarray:
 
 def _three_numbers(values: object, name: str, label: str) -> np.ndarray:
     try:
-        point = np.array([float(v) for v in values])
-    except (TypeError, ValueError):
+        # not the characters of a word, nor the keys of a JSON object
+        point = np.array([float(v) for v in values]) if isinstance(values, list) else np.empty(0)
+    except (TypeError, ValueError, OverflowError):
         point = np.empty(0)
     if point.shape != (3,) or not np.isfinite(point).all():
         raise InputError(f"{name}: landmark {label} needs three finite numbers; found {values}.")
