@@ -79,7 +79,8 @@ def staged_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
     Raises
     ------
-    OutputError : ``folder`` is a file, its parent is missing, cannot be written or is full.
+    OutputError : ``folder`` is a file, its parent is missing, cannot be written or is full, or it holds a
+        folder of a result's name.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
@@ -93,16 +94,38 @@ def staged_folder(folder: str | os.PathLike) -> Iterator[Path]:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
         yield stage
-        made = not folder.exists()
-        folder.mkdir(exist_ok=True)
-        try:
-            for path in sorted(stage.iterdir()):
-                os.replace(path, folder / path.name)
-        except OSError:
-            if made:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+        _move_in(stage, folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move_in(stage: Path, folder: Path) -> None:
+    """Move all that is in ``stage`` to ``folder``, over namesakes, or else leave ``folder`` as it was."""
+    names = sorted(path.name for path in stage.iterdir())
+    for name in names:
+        if (folder / name).is_dir():
+            raise OutputError(
+                f"{folder / name} cannot be written: it is a folder; rename it, or choose another folder."
+            )
+    made = not folder.exists()
+    old = Path(tempfile.mkdtemp(prefix=".replaced-", dir=stage.parent))
+    try:
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            if os.path.lexists(folder / name):
+                os.replace(folder / name, old / name)
+            os.replace(stage / name, folder / name)
+    except BaseException:
+        # What was done shows in the folders themselves: Ctrl-C may have come between any two steps.
+        for name in names:
+            if not (stage / name).exists():
+                os.replace(folder / name, stage / name)
+            if os.path.lexists(old / name):
+                os.replace(old / name, folder / name)
+        old.rmdir()
+        if made and folder.exists():
+            folder.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
