@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ProgressiveRegistrationLib import jobs
+import torch
+from ProgressiveRegistrationLib import cli, jobs, registration
 from ProgressiveRegistrationLib.errors import Cancelled, OutputError
 from ProgressiveRegistrationLib.files import staged_folder
 from ProgressiveRegistrationLib.landmarks import Landmarks, read_landmarks, write_landmarks
@@ -117,6 +118,7 @@ def test_bad_images(capsys, folder, tmp_path, side, name):
     code, sentence = BAD_IMAGES[name]
     ran = run(capsys, "register", *images, "-o", tmp_path / "out", *model_options(folder))
     assert_refused(ran, code, sentence)
+    assert str(bad) in ran[2]
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -137,6 +139,8 @@ BAD_OPTIONS = [
     "absent device",
     "unknown model",
     "empty mask",
+    "mask elsewhere",
+    "mask of colours",
     "output is a file",
     "output without parent",
     "output in a file",
@@ -152,6 +156,10 @@ def bad_options(folder: Path, tmp_path: Path) -> dict:
     (tmp_path / "broken.mrk.json").write_text('{"markups": [')
     (tmp_path / "file").write_text("a file")
     sitk.WriteImage(GRID.image(np.zeros(GRID.shape, np.uint8)), str(tmp_path / "empty_mask.nrrd"))
+    away = sitk.Image((20, 20, 20), sitk.sitkUInt8) + 1
+    away.SetOrigin((5000.0, 0.0, 0.0))
+    sitk.WriteImage(away, str(tmp_path / "away.nrrd"))
+    sitk.WriteImage(GRID.image(np.ones((*GRID.shape, 3), np.uint8)), str(tmp_path / "colours.nrrd"))
     fixed = ["--fixed-landmarks", folder / "fixed.mrk.json"]
     return {
         "different counts": ([*fixed, "--moving-landmarks", tmp_path / "two.csv"], 3, "4 landmarks"),
@@ -169,7 +177,13 @@ def bad_options(folder: Path, tmp_path: Path) -> dict:
         "unknown device": (["--device", "quantum"], 6, "quantum"),
         "absent device": (["--device", "cuda:77"], 6, "cuda:77"),
         "unknown model": (["--model", "no-such-model"], 5, "no-such-model"),
-        "empty mask": (["--fixed-mask", tmp_path / "empty_mask.nrrd"], 3, "empty_mask.nrrd"),
+        "empty mask": (
+            ["--fixed-mask", tmp_path / "empty_mask.nrrd"],
+            4,
+            "empty_mask.nrrd has no voxel above 0",
+        ),
+        "mask elsewhere": (["--moving-mask", tmp_path / "away.nrrd"], 3, "away.nrrd lies outside the image"),
+        "mask of colours": (["--fixed-mask", tmp_path / "colours.nrrd"], 3, "colours.nrrd has 3 values"),
         "output is a file": (["-o", tmp_path / "file"], 7, "it is a file"),
         "output without parent": (["-o", tmp_path / "a" / "b"], 7, "no folder"),
         "output in a file": (["-o", tmp_path / "file" / "b"], 7, "no folder"),
@@ -220,6 +234,36 @@ def test_damaged_weights_are_refused(capsys, folder, tmp_path):
     ran = run(capsys, "register", *pair(folder), "-o", tmp_path / "out", *options)
     assert_refused(ran, 5, weights.name)
     assert not (tmp_path / "out").exists()
+
+
+ENDS_OF_MEMORY = {
+    "torch": lambda: torch.empty(1 << 50),
+    "ITK": lambda: sitk.Image(1 << 16, 1 << 16, 1 << 16, sitk.sitkUInt8),
+    "numpy": lambda: np.empty(1 << 50),
+}
+
+
+@pytest.mark.parametrize("where", ENDS_OF_MEMORY)
+def test_too_little_memory_is_one_sentence(capsys, folder, tmp_path, monkeypatch, where):
+    def register(*images, **options):
+        return ENDS_OF_MEMORY[where]()
+
+    monkeypatch.setattr(registration, "register", register)
+    ran = run(capsys, "register", *pair(folder), "-o", tmp_path / "out", *model_options(folder))
+    assert_refused(ran, 1, "memory is too small")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_faults_stay_faults(folder, tmp_path, monkeypatch):
+    def register(*images, **options):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(registration, "register", register)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        cli.main(
+            [str(a) for a in ("register", *pair(folder), "-o", tmp_path / "out", *model_options(folder))]
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def start(arguments: list, **more) -> subprocess.Popen:
@@ -366,3 +410,52 @@ def test_staged_folder_moves_in_at_the_end_only(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["new", "a"]
     with pytest.raises(OutputError, match="cannot be written"), staged_folder("/proc/nothing"):
         pass
+
+
+def test_a_folder_of_a_results_name_costs_no_earlier_result(capsys, folder, tmp_path):
+    (tmp_path / "warped.nrrd").mkdir()
+    for name in ("report.json", "transform.h5"):
+        (tmp_path / name).write_text("old")
+    options = [*model_options(folder), "--no-report"]
+    ran = run(capsys, "register", *pair(folder), "-o", tmp_path, *options)
+    assert_refused(ran, 7, "warped.nrrd cannot be written: it is a folder")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json", "transform.h5", "warped.nrrd"]
+    assert {(tmp_path / n).read_text(encoding="utf-8") for n in ("report.json", "transform.h5")} == {"old"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+# A new folder takes three moves; one with two namesakes takes five.
+@pytest.mark.parametrize(
+    ("exists", "step"), [*((False, n) for n in range(3)), *((True, n) for n in range(5))]
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_results_come_all_or_not_at_all(tmp_path, monkeypatch, error, exists, step, after):
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+        for name in ("a", "b", "mine"):
+            (out / name).write_text("old")
+    moves, move = [], os.replace
+
+    def failing(source, target):
+        moves.append(target)
+        if len(moves) - 1 == step:
+            if after:
+                move(source, target)
+            raise error
+        move(source, target)
+
+    def write() -> None:
+        with staged_folder(out) as stage:
+            for name in ("a", "b", "c"):
+                (stage / name).write_text("new")
+            monkeypatch.setattr(os, "replace", failing)
+
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError):
+        write()
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == ([out] if exists else [])
+    if exists:
+        assert {p.name: p.read_text(encoding="utf-8") for p in out.iterdir()} == dict.fromkeys(
+            ("a", "b", "mine"), "old"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ProgressiveRegistrationLib import cli, jobs, phantom, registration
+from ProgressiveRegistrationLib import cli, jobs, model, phantom, registration
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.geometry import Box
-from ProgressiveRegistrationLib.landmarks import read_landmarks
+from ProgressiveRegistrationLib.landmarks import read_landmarks, write_landmarks
 from small_pair import GRID, SHIFT, landmark_options, model_options, pair, run, write_dicom, write_small_pair
 
 
@@ -157,8 +158,11 @@ def test_series_are_chosen_in_a_dicom_folder(capsys, folder, tmp_path):
     code, printed, told = run(capsys, "register", *images, "-o", tmp_path / "out", *options)
     assert (code, printed) == (3, "")
     assert "several series" in told
-    assert "--series" in told
+    assert "--fixed-series" in told
     assert not (tmp_path / "out").exists()
+    code, _, told = run(capsys, "register", pair(folder)[0], images[0], "-o", tmp_path / "out", *options)
+    assert code == 3
+    assert "--moving-series" in told
     options += ["--fixed-series", series[0], "--moving-series", series[1]]
     code, printed, _ = run(capsys, "register", *images, "-o", tmp_path / "out", *options)
     assert code == 0
@@ -249,15 +253,139 @@ def test_apply_warps_images_labels_and_landmarks(capsys, folder, result, tmp_pat
     affine = programs_transforms(folder, tmp_path)[0]
     assert run(capsys, "apply", affine, "--moving", pair(folder)[1], *reference, "-o", out)[0] == 0
     expected = sitk.Resample(
-        *(sitk.ReadImage(str(p)) for p in pair(folder)[::-1]), sitk.ReadTransform(str(affine))
+        sitk.ReadImage(str(pair(folder)[1]), sitk.sitkFloat64),
+        sitk.ReadImage(str(pair(folder)[0])),
+        sitk.ReadTransform(str(affine)),
+        sitk.sitkLinear,
+        -1000.0,
     )
-    inner = (slice(12, -12),) * 3
     np.testing.assert_array_equal(
-        sitk.GetArrayFromImage(sitk.ReadImage(str(out)))[inner], sitk.GetArrayFromImage(expected)[inner]
+        sitk.GetArrayFromImage(sitk.ReadImage(str(out))), sitk.GetArrayFromImage(sitk.Round(expected))
     )
     code, _, told = run(capsys, "apply", transform, "-o", out)
     assert code == 3
     assert "either --moving" in told
+
+
+def test_applied_landmarks_count_the_voxels_of_the_image_that_they_lie_in(capsys, folder, result, tmp_path):
+    moving = sitk.ReadImage(str(pair(folder)[1]))[::2, 3:, 5:]  # another grid than the fixed image's
+    sitk.WriteImage(moving, str(tmp_path / "moving.nrrd"))
+    fixed = read_landmarks(folder / "fixed.mrk.json")
+    write_landmarks(fixed, tmp_path / "fixed.txt", GRID)
+    arguments = ["apply", result / "transform.h5", "--landmarks", tmp_path / "fixed.txt"]
+    reference, images = ["--reference", folder / "fixed.nrrd"], ["--moving", tmp_path / "moving.nrrd"]
+    assert run(capsys, *arguments, *reference, *images, "-o", tmp_path / "out.txt")[0] == 0
+    moved = read_landmarks(tmp_path / "out.txt", moving)
+    np.testing.assert_allclose(moved.points, fixed.points + SHIFT, atol=0.05)
+    assert run(capsys, *arguments, *reference, "-o", tmp_path / "out.csv")[0] == 0
+    np.testing.assert_allclose(read_landmarks(tmp_path / "out.csv").points, moved.points, atol=1e-5)
+    for given, missing in ((reference, "out2.txt counts voxels"), (images, "fixed.txt counts voxels")):
+        code, _, told = run(capsys, *arguments, *given, "-o", tmp_path / "out2.txt")
+        assert code == 3
+        assert missing in told
+        assert ("--moving" if given is reference else "--reference") in told
+        assert not (tmp_path / "out2.txt").exists()
+
+
+def test_every_command_chooses_series_by_the_options_it_names(capsys, folder, result, tmp_path):
+    uids = ["1.2.826.0.1.3680043.2.1.1", "1.2.826.0.1.3680043.2.1.2"]
+    dicom = tmp_path / "dicom"
+    for path, uid in zip(pair(folder), uids):
+        write_dicom(sitk.ReadImage(str(path)), dicom, uid)
+    transform, out = result / "transform.h5", ["-o", tmp_path / "warped.nrrd"]
+    commands = {
+        "evaluate": ["evaluate", transform, "--fixed", dicom],
+        "apply": ["apply", transform, "--reference", dicom, "--moving", dicom, *out],
+    }
+    chosen = {"--fixed-series": uids[0], "--reference-series": uids[0], "--moving-series": uids[1]}
+    for name, arguments in commands.items():
+        for _ in range(3):  # as a user does who follows the sentences
+            code, _, told = run(capsys, *arguments)
+            option = next((o for o in chosen if f"choose one with {o}" in told), None)
+            if code == 0 or option is None:
+                break
+            arguments = [*arguments, option, chosen[option]]
+        assert code == 0, (name, told)
+    values = [sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (out[1], result / "warped.nrrd")]
+    np.testing.assert_array_equal(*values)
+
+
+def test_masks_and_labels_may_have_one_value_everywhere(capsys, folder, tmp_path):
+    ones = GRID.image(np.ones(GRID.shape, np.uint8))
+    sitk.WriteImage(ones, str(tmp_path / "fixed_ones.nrrd"))
+    ones.SetOrigin(np.asarray(GRID.origin) + SHIFT)
+    sitk.WriteImage(ones, str(tmp_path / "moving_ones.nrrd"))
+    masks = ["--fixed-mask", tmp_path / "fixed_ones.nrrd", "--moving-mask", tmp_path / "moving_ones.nrrd"]
+    labels = ["--moving-labels", tmp_path / "moving_ones.nrrd"]
+    out = tmp_path / "out"
+    options = [*model_options(folder), "--no-report", *masks, *labels]
+    assert run(capsys, "register", *pair(folder), "-o", out, *options)[0] == 0
+    warped = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "warped_labels.nrrd")))
+    assert warped.mean() > 0.9
+
+
+def test_inverse_consistency_loads_the_model_once_and_keeps_its_notes(folder, tmp_path, monkeypatch):
+    loaded, load, register = [], model.load_model, registration.register
+
+    def count(*options):
+        loaded.append(load(*options))
+        return loaded[-1]
+
+    def register_with_notes(*images, **options):
+        found = register(*images, **options)
+        way = ["Forth.", "Back."][len(asked)]
+        asked.append(options["model"])
+        said = ("fixed", "moving") if way == "Forth." else ("moving", "fixed")
+        return dataclasses.replace(
+            found, notes=[way, f"The {said[0]} image is dark and the {said[1]} image is bright."]
+        )
+
+    asked: list = []
+    monkeypatch.setattr(model, "load_model", count)
+    monkeypatch.setattr(registration, "register", register_with_notes)
+    job = jobs.Job(
+        *pair(folder),
+        tmp_path / "out",
+        preset="fast",
+        model=str(folder / "zero" / "zero.json"),
+        device="cpu",
+        inverse_consistency=True,
+        report=False,
+    )
+    notes = jobs.register_files(job)["notes"]
+    assert len(loaded) == 1
+    assert asked == loaded * 2
+    assert notes == [
+        "Forth.",
+        "The fixed image is dark and the moving image is bright.",
+        "Registering back, for inverse consistency: Back.",
+    ]
+
+
+def test_folding_in_the_lung_is_noted(capsys, folder, tmp_path):
+    vectors = np.zeros((*GRID.shape, 3), np.float32)
+    vectors[20:, :, :, 2] = -30  # jumps down by six slices
+    sitk.WriteImage(GRID.image(vectors), str(tmp_path / "folded.mha"))
+    code, printed, _ = run(capsys, "evaluate", tmp_path / "folded.mha", "--fixed", folder / "fixed.nrrd")
+    assert code == 0
+    assert "Note: The transform folds in" in " ".join(printed.split())
+    sitk.WriteImage(GRID.image(vectors * 0), str(tmp_path / "still.mha"))
+    _, printed, _ = run(capsys, "evaluate", tmp_path / "still.mha", "--fixed", folder / "fixed.nrrd")
+    assert "Note" not in printed
+
+
+def test_evaluate_says_why_it_draws_no_page_and_looks_at_the_folder_first(capsys, folder, result, tmp_path):
+    arguments = ["evaluate", result / "transform.h5", "--fixed", folder / "fixed.nrrd", "--json"]
+    code, printed, _ = run(capsys, *arguments, "-o", tmp_path / "out")
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json"]
+    assert any("no report.html" in note and "--moving" in note for note in json.loads(printed)["notes"])
+    _, printed, _ = run(capsys, *arguments, "-o", tmp_path / "out", "--no-report")
+    assert json.loads(printed)["notes"] == []
+    (tmp_path / "file").write_text("mine")
+    code, _, told = run(capsys, "evaluate", "none.h5", "--fixed", "none.nrrd", "-o", tmp_path / "file")
+    assert code == 7
+    assert "it is a file" in told
 
 
 def test_models_are_listed(capsys):
@@ -269,9 +397,13 @@ def test_models_are_listed(capsys):
     assert isinstance(json.loads(printed), list)
 
 
-def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def small_phantom(monkeypatch):
     small = {"size": (96, 76, 66), "spacing": (3.4, 3.4, 4.6), "tips": 1600, "landmarks": 120}
     monkeypatch.setattr(phantom, "breathing_thorax", functools.partial(phantom.breathing_thorax, **small))
+
+
+def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path, small_phantom, monkeypatch):
     out = tmp_path / "demo"
     code, printed, _ = run(capsys, "demo", "-o", out, *model_options(folder), "--json")
     assert code == 0
@@ -280,6 +412,33 @@ def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path, monkeypa
     assert report["tre_mm"]["after"]["count"] == report["tre_mm"]["before"]["count"] > 100
     for name in ("fixed.nrrd", "moving.nrrd", "report.html", "transform.h5", "true_transform.h5"):
         assert (out / name).is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+    # The report names files where they are now.
+    assert report == json.loads((out / "report.json").read_text(encoding="utf-8"))
+    inputs = report["inputs"]
+    paths = [inputs["fixed"]["path"], inputs["moving"]["path"], inputs["fixed_landmarks"]]
+    for path in [*paths, inputs["moving_landmarks"], inputs["moving_labels"], *report["outputs"].values()]:
+        assert Path(path).parent == out
+        assert Path(path).is_file()
+    # A second demo that is stopped, or fails, leaves the first as it was.
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    code, _, told = run(capsys, "demo", "-o", out, "--seed", "1", "--model", "no-such-model")
+    assert (code, "no-such-model" in told) == (5, True)
+
+    def stopped(*images, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registration, "register", stopped)
+    assert run(capsys, "demo", "-o", out, "--seed", "1", *model_options(folder))[0] == 130
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_demo_that_fails_leaves_my_own_files_alone(capsys, tmp_path, small_phantom):
+    (tmp_path / "fixed.nrrd").write_text("mine")
+    assert run(capsys, "demo", "-o", tmp_path, "--model", "no-such-model")[0] == 5
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [("fixed.nrrd", "mine")]
+    assert run(capsys, "demo", "-o", tmp_path / "new", "--model", "no-such-model")[0] == 5
+    assert [p.name for p in tmp_path.iterdir()] == ["fixed.nrrd"]
 
 
 def test_help_documents_every_exit_code(capsys):
@@ -331,6 +490,7 @@ def test_presets_choose_the_refinement(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(registration, "register", listen)
     for preset in ("fast", "balanced", "accurate"):
+        job = jobs.Job(*pair(folder), tmp_path / "out", preset=preset, model="none")
         with pytest.raises(Cancelled):
-            jobs.register_files(jobs.Job(*pair(folder), tmp_path / "out", preset=preset))
+            jobs.register_files(job)
     assert asked == [None, "balanced", "accurate"]

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError
+from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError, memory_errors
 from .memory import keep_freed_memory
 
 EXIT_CODES = """
@@ -79,7 +79,8 @@ def guarded(command):
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
         try:
-            return command(*args, **options)
+            with memory_errors():
+                return command(*args, **options)
         except ProgressiveRegistrationError as error:
             _errors.print(f"[red]Error:[/red] {_plain(error)}" if error.exit_code != 130 else _plain(error))
             raise typer.Exit(error.exit_code) from None
@@ -208,8 +209,14 @@ def evaluate(
 @guarded
 def apply(
     transform: Path = TRANSFORM,
-    moving: Optional[Path] = typer.Option(None, help="Image to warp."),
-    reference: Optional[Path] = typer.Option(None, help="Image whose grid the result gets (the fixed one)."),
+    moving: Optional[Path] = typer.Option(
+        None, help="Image to warp; with --landmarks: the image whose voxels a .txt result counts."
+    ),
+    reference: Optional[Path] = typer.Option(
+        None, help="Fixed image: its grid is the result's; with --landmarks: its voxels are a .txt file's."
+    ),
+    moving_series: Optional[str] = MOVING_SERIES,
+    reference_series: Optional[str] = typer.Option(None, help="Series UID in the reference's DICOM folder."),
     label: bool = typer.Option(False, "--label", help="MOVING is a label map: nearest neighbour."),
     landmarks: Optional[Path] = typer.Option(
         None, help="Fixed landmarks to carry to the moving image, instead."
@@ -220,18 +227,19 @@ def apply(
     ),
 ) -> None:
     """Warp an image, a label map or landmarks with a transform."""
-    from .images import read_image
     from .jobs import apply_image, apply_points
 
-    if (moving is None) == (landmarks is None):
-        raise InputError("Give either --moving (with --reference) or --landmarks.")
+    series = {"moving_series": moving_series, "reference_series": reference_series}
     if landmarks is not None:
-        image = None if reference is None else read_image(reference)
-        apply_points(transform, landmarks, output, image=image, columns=columns)
+        apply_points(
+            transform, landmarks, output, reference=reference, moving=moving, columns=columns, **series
+        )
+    elif moving is None:
+        raise InputError("Give either --moving with --reference, to warp an image, or --landmarks.")
     elif reference is None:
         raise InputError("Give --reference, the image whose grid the result gets.")
     else:
-        apply_image(transform, moving, reference, output, label=label)
+        apply_image(transform, moving, reference, output, label=label, **series)
     _out.print(f"Wrote {_plain(output)}")
 
 
@@ -296,28 +304,22 @@ def demo(
     with _progress(quiet) as progress:
         if progress is not None:
             progress("phantom", 0.0, "Making up a breathing chest")
-        was_missing = not output.exists()
+        # The pair comes into the folder together with the results, or not at all.
         with staged_folder(output) as folder:
-            names = [path.name for path in write_pair(breathing_thorax(seed), folder)]
-        job = Job(
-            fixed=output / "fixed.nrrd",
-            moving=output / "moving.nrrd",
-            output=output,
-            preset=preset,
-            model=model,
-            device=device,
-            landmarks=LandmarkFiles(output / "fixed.mrk.json", output / "moving.mrk.json"),
-            moving_labels=output / "moving_lungs.nrrd",
-            command=_command(),
-        )
-        try:
+            write_pair(breathing_thorax(seed), folder)
+            job = Job(
+                fixed=folder / "fixed.nrrd",
+                moving=folder / "moving.nrrd",
+                output=folder,
+                final=output,
+                preset=preset,
+                model=model,
+                device=device,
+                landmarks=LandmarkFiles(folder / "fixed.mrk.json", folder / "moving.mrk.json"),
+                moving_labels=folder / "moving_lungs.nrrd",
+                command=_command(),
+            )
             result = register_files(job, progress=progress)
-        except BaseException:
-            for name in names:
-                (output / name).unlink()
-            if was_missing:
-                output.rmdir()
-            raise
     _show(result, as_json)
 
 

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# What torch, ITK and the C++ library say when memory runs out, each with a RuntimeError.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+)
+
 
 class ProgressiveRegistrationError(Exception):
     """Base of the errors that a caller shows as they are, without a traceback."""
@@ -52,3 +65,14 @@ class Cancelled(ProgressiveRegistrationError):
 
     def __init__(self, message: str = "Cancelled; nothing was written.") -> None:
         super().__init__(message)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Where memory runs out, raise MemoryError, as Python itself does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            raise MemoryError(str(error)) from error
+        raise

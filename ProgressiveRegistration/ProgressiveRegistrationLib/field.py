@@ -18,7 +18,7 @@ from scipy import ndimage
 from .errors import InputError, OutputError
 from .files import replacing
 from .geometry import Affine, Box, Grid
-from .images import itk_message
+from .images import itk_message, warp_image
 from .progress import Stop, check
 
 IMAGE_FORMATS = (".nrrd", ".nii.gz", ".nii", ".mha")
@@ -128,31 +128,9 @@ class DisplacementField:
         label: bool = False,
         default: float | None = None,
     ) -> sitk.Image:
-        """moving(T(x)) on the reference's grid, in the moving image's type.
-
-        Parameters
-        ----------
-        label : nearest neighbour instead of linear interpolation.
-        default : value where T(x) lies outside the moving image; None: 0 for labels, and for images -1024 or the
-            nearest to it that the image has room for (its own minimum).
-        """
+        """moving(T(x)) on the reference's grid, in the moving image's type; see ``images.warp_image``."""
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
-        if default is None:
-            default = 0.0 if label else _background(moving)
-        # ITK cuts fractions off when it writes whole numbers: round them ourselves
-        rounding = not label and "integer" in moving.GetPixelIDTypeAsString()
-        warped = sitk.Resample(
-            moving,
-            grid.size,
-            self.covering(grid).to_transform(),
-            sitk.sitkNearestNeighbor if label else sitk.sitkLinear,
-            grid.origin,
-            grid.spacing,
-            grid.direction,
-            float(default),
-            sitk.sitkFloat64 if rounding else moving.GetPixelID(),
-        )
-        return sitk.Cast(sitk.Round(warped), moving.GetPixelID()) if rounding else warped
+        return warp_image(moving, grid, self.covering(grid).to_transform(), label=label, default=default)
 
     # ---- algebra ------------------------------------------------------------------------------------------------------
 
@@ -428,10 +406,3 @@ def _as_written_here(transform: sitk.Transform) -> DisplacementField | None:
     points = grid.points().astype(float)
     field = DisplacementField(grid, affine(points + sitk.GetArrayViewFromImage(image)) - points, affine)
     return field if field.displacement_is_affine_at_border() else None
-
-
-def _background(image: sitk.Image) -> float:
-    """-1024, or the image's own minimum where that is higher (an unsigned or shifted image)."""
-    statistics = sitk.MinimumMaximumImageFilter()
-    statistics.Execute(image)
-    return max(-1024.0, statistics.GetMinimum())

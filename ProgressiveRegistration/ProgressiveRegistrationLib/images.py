@@ -5,55 +5,59 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError, OutputError
+from .errors import InputError, OutputError, memory_errors
 from .files import replacing
+from .geometry import Grid
 
 MIN_VOXELS = 8  # along each axis: less is a slice or a strip, not a volume
-POSITION, ORIENTATION = "0020|0032", "0020|0037"  # DICOM tags
-DICOM_ADVICE = "give another with --series, or a folder with one series"
+# DICOM tags
+POSITION, ORIENTATION, INSTANCE = "0020|0032", "0020|0037", "0008|0018"
+PHASE_TAGS = {
+    "TemporalPositionIdentifier": "0020|0100",
+    "TemporalPositionIndex": "0020|9128",
+    "AcquisitionNumber": "0020|0012",
+    "TriggerTime": "0018|1060",
+    "ImageComments": "0020|4000",
+    "SeriesTime": "0008|0031",
+}
 
 
-def read_image(path: str | os.PathLike, series: str | None = None) -> sitk.Image:
+def read_image(
+    path: str | os.PathLike, series: str | None = None, *, option: str | None = None
+) -> sitk.Image:
     """Read a 3D scalar image: NRRD, MetaImage, NIfTI or whatever else ITK reads, or a folder of DICOM files.
 
     Parameters
     ----------
     path : a file, or a folder that holds one or more DICOM series.
     series : the series instance UID, or the end of one, to take from a folder; None: the one with the most slices.
+    option : where a user gives ``series``, for the error's advice.
 
     Raises
     ------
     InputError : missing, unreadable or truncated file; not 3D; several values per voxel; too few slices; NaN or infinite
-        or constant values; several like-sized series; missing slices.
+        or constant values; several like-sized series; missing slices; several volumes in one series.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give an image file or a folder of DICOM files.")
-    image = _read_folder(path, series) if path.is_dir() else _read_file(path)
-    return check_image(image, str(path))
+    return check_image(_read(path, series, option), str(path))
+
+
+def read_volume(
+    path: str | os.PathLike, series: str | None = None, *, option: str | None = None
+) -> sitk.Image:
+    """The same whatever the size and the values: a mask, a label map, or an image of which the grid alone counts."""
+    return check_volume(_read(path, series, option), str(path))
 
 
 def check_image(image: sitk.Image, name: str) -> sitk.Image:
     """The image, if it can be registered (a 4D image of one time point becomes 3D); raises InputError otherwise."""
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
-    if image.GetDimension() != 3:
-        raise InputError(
-            f"{name} has {image.GetDimension()} dimensions; a 3D volume is needed (of a 4D scan, give one phase)."
-        )
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(
-            f"{name} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors?); "
-            f"a CT with one value per voxel is needed."
-        )
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(f"{name} has complex values; a CT in Hounsfield units is needed.")
+    image = check_volume(image, name)
     if min(image.GetSize()) < MIN_VOXELS:
         sizes = " x ".join(map(str, image.GetSize()))
         raise InputError(
@@ -68,12 +72,72 @@ def check_image(image: sitk.Image, name: str) -> sitk.Image:
     return image
 
 
+def check_volume(image: sitk.Image, name: str) -> sitk.Image:
+    """The image, if it is 3D (or 4D of one time point) with one real value per voxel; raises InputError otherwise."""
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[..., 0]
+    if image.GetDimension() != 3:
+        raise InputError(
+            f"{name} has {image.GetDimension()} dimensions; a 3D volume is needed (of a 4D scan, give one phase)."
+        )
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            f"{name} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors?); "
+            f"an image with one value per voxel is needed."
+        )
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"{name} has complex values; a CT in Hounsfield units is needed.")
+    return image
+
+
+def warp_image(
+    moving: sitk.Image,
+    grid: Grid,
+    transform: sitk.Transform,
+    *,
+    label: bool = False,
+    default: float | None = None,
+) -> sitk.Image:
+    """moving(T(x)) on a grid, in the moving image's type.
+
+    Parameters
+    ----------
+    label : nearest neighbour instead of linear interpolation.
+    default : value where T(x) lies outside the moving image; None: 0 for labels, and for images -1024 or the nearest to it
+        that the image has room for (its own minimum).
+    """
+    if default is None:
+        default = 0.0 if label else _background(moving)
+    # ITK cuts fractions off when it writes whole numbers: round them ourselves
+    rounding = not label and "integer" in moving.GetPixelIDTypeAsString()
+    warped = sitk.Resample(
+        moving,
+        grid.size,
+        transform,
+        sitk.sitkNearestNeighbor if label else sitk.sitkLinear,
+        grid.origin,
+        grid.spacing,
+        grid.direction,
+        float(default),
+        sitk.sitkFloat64 if rounding else moving.GetPixelID(),
+    )
+    return sitk.Cast(sitk.Round(warped), moving.GetPixelID()) if rounding else warped
+
+
+def _background(image: sitk.Image) -> float:
+    """-1024, or the image's own minimum where that is higher (an unsigned or shifted image)."""
+    statistics = sitk.MinimumMaximumImageFilter()
+    statistics.Execute(image)
+    return max(-1024.0, statistics.GetMinimum())
+
+
 def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
     """Write an image, compressed, whole or not at all; raises OutputError."""
     path = Path(path)
     with replacing(path) as temporary:
         try:
-            sitk.WriteImage(image, str(temporary), True)
+            with memory_errors():
+                sitk.WriteImage(image, str(temporary), True)
         except RuntimeError as error:
             raise OutputError(f"{path} cannot be written: {itk_message(error)}.") from error
 
@@ -84,11 +148,19 @@ def itk_message(error: Exception) -> str:
     return lines[-1].split("): ")[-1].rstrip(".") if lines else type(error).__name__
 
 
+def _read(path: str | os.PathLike, series: str | None, option: str | None) -> sitk.Image:
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give an image file or a folder of DICOM files.")
+    return _read_folder(path, series, option) if path.is_dir() else _read_file(path)
+
+
 def _read_file(path: Path) -> sitk.Image:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; give an image file.")
     try:
-        image = sitk.ReadImage(str(path))
+        with memory_errors():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an image: it is damaged, cut off or no image.") from error
     if path.name.lower().endswith((".nii", ".nii.gz")) and _nifti_is_cut_off(path, image):
@@ -123,24 +195,27 @@ class _Slice:
     file: str
     position: np.ndarray  # LPS mm of the first voxel
     normal: np.ndarray
+    instance: str
+    phases: dict[str, str]  # what may tell the phases of a 4DCT apart
 
 
-def _read_folder(folder: Path, wanted: str | None) -> sitk.Image:
-    slices = series_files(folder, wanted)
+def _read_folder(folder: Path, wanted: str | None, option: str | None) -> sitk.Image:
+    slices = series_files(folder, wanted, option)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(slices)
     try:
-        return reader.Execute()
+        with memory_errors():
+            return reader.Execute()
     except RuntimeError as error:
         raise InputError(f"The DICOM series in {folder} cannot be read: {itk_message(error)}.") from error
 
 
-def series_files(folder: Path, wanted: str | None = None) -> list[str]:
+def series_files(folder: Path, wanted: str | None = None, option: str | None = None) -> list[str]:
     """The files of a folder's DICOM series, sorted by position, from the patient's feet side of the normal on.
 
     Raises
     ------
-    InputError : no series, no such series, several like-sized ones, missing slices, tilted gantry.
+    InputError : no series, no such series, several like-sized ones, several volumes in one, missing slices, tilted gantry.
     """
     ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not ids:
@@ -156,16 +231,21 @@ def series_files(folder: Path, wanted: str | None = None) -> list[str]:
     by_size = sorted(ids, key=lambda uid: len(series[uid]), reverse=True)
     if len(by_size) > 1 and len(series[by_size[1]]) > 0.5 * len(series[by_size[0]]):
         listed = "; ".join(f"{uid} ({len(series[uid])} files)" for uid in by_size[:4])
-        raise InputError(f"{folder} holds several series of like size, so {DICOM_ADVICE}: {listed}.")
+        advice = (
+            f"choose one with {option}, or give a folder with one series"
+            if option
+            else "give a folder with one"
+        )
+        raise InputError(f"{folder} holds several series of like size, so {advice}: {listed}.")
     return sorted_slices(series[by_size[0]], str(folder))
 
 
 def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:
-    """Sort a series' files by position along the slice normal; doubles are dropped.
+    """Sort a series' files by position along the slice normal; copies of a slice are dropped.
 
     Raises
     ------
-    InputError : a file is no slice in space, slices are missing, or the gantry was tilted.
+    InputError : a file is no slice in space, images differ at one position, slices are missing, or the gantry was tilted.
     """
     slices = [_read_slice(file) for file in files]
     if len(slices) < MIN_VOXELS:
@@ -175,10 +255,7 @@ def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:
     normal = slices[0].normal
     slices = [s for s in slices if np.abs(s.normal - normal).max() < 1e-3]  # a scout lies across
     slices.sort(key=lambda s: float(s.position @ normal))
-    unique = [slices[0]]
-    for item in slices[1:]:
-        if (item.position - unique[-1].position) @ normal > 1e-2:
-            unique.append(item)
+    unique = _one_volume(slices, name)
     positions = np.array([s.position for s in unique])
     heights = positions @ normal
     gaps = np.diff(heights)
@@ -199,6 +276,47 @@ def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:
     return [s.file for s in unique]
 
 
+def _one_volume(slices: list[_Slice], name: str) -> list[_Slice]:
+    """The first slice at each position of sorted ones; InputError where the others there are not its copies."""
+    places: list[dict[str, _Slice]] = []  # at each position: instance UID -> slice
+    height = -np.inf
+    for item in slices:
+        if item.position @ slices[0].normal - height > 1e-2:
+            height = item.position @ slices[0].normal
+            places.append({})
+        places[-1].setdefault(item.instance, item)
+    for place in places:
+        first, *others = place.values()
+        if others and not all(np.array_equal(_pixels(first.file), _pixels(s.file)) for s in others):
+            several = f"The DICOM series in {name} holds several volumes in one series ({len(place)} images at one position"
+            tag, counts = _phases(places)
+            if tag is None:
+                raise InputError(f"{several}, as in {Path(first.file).name}); give a folder with one phase.")
+            values = [f"{value} ({count} images)" for value, count in counts.items()]
+            listed = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
+            raise InputError(
+                f"{several}), which {tag} tells apart: {listed}; put the files of one phase into a folder of their own, "
+                f"and give that folder."
+            )
+    return [next(iter(place.values())) for place in places]
+
+
+def _phases(places: list[dict[str, _Slice]]) -> tuple[str | None, dict[str, int]]:
+    """A tag whose every value goes with a volume of its own, and how many images each value has; or None and {}."""
+    for tag in PHASE_TAGS:
+        stacks = [[item.phases[tag] for item in place.values()] for place in places]
+        if any(len(set(values)) < len(values) for values in stacks):
+            continue
+        counts = Counter(value for values in stacks for value in values)
+        if "" not in counts and min(counts.values()) >= MIN_VOXELS:
+            return tag, dict(sorted(counts.items(), key=lambda c: (len(c[0]), c[0])))
+    return None, {}
+
+
+def _pixels(file: str) -> np.ndarray:
+    return sitk.GetArrayFromImage(_read_file(Path(file)))
+
+
 def _read_slice(file: str) -> _Slice:
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
@@ -206,7 +324,12 @@ def _read_slice(file: str) -> _Slice:
         reader.ReadImageInformation()
         position = np.array([float(v) for v in reader.GetMetaData(POSITION).split("\\")])
         axes = np.array([float(v) for v in reader.GetMetaData(ORIENTATION).split("\\")])
-        return _Slice(file, position, np.cross(axes[:3], axes[3:]))
+        found = {
+            key: reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
+            for key in (INSTANCE, *PHASE_TAGS.values())
+        }
+        phases = {name: found[key] for name, key in PHASE_TAGS.items()}
+        return _Slice(file, position, np.cross(axes[:3], axes[3:]), found[INSTANCE] or file, phases)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"{file} is no readable CT slice with a position; remove it or give another series."

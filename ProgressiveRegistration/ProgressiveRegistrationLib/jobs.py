@@ -9,24 +9,27 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import Cancelled, InputError, NoLungError, OutputError
+from .errors import Cancelled, InputError, NoLungError, OutputError, memory_errors
 from .field import IMAGE_FORMATS as FIELD_FORMATS
 from .field import DisplacementField
 from .files import staged_folder
 from .geometry import Box, Grid
-from .images import read_image, write_image
+from .images import read_image, read_volume, warp_image, write_image
 from .landmarks import Landmarks, match_landmarks, outside_notes, read_landmarks, write_landmarks
 from .lungs import find_lungs
 from .quality import Transform, map_points, quality_figures
 from .report import describe_image, draw, evaluation_report, protocol, registration_report, write_report
+
+if TYPE_CHECKING:  # it brings torch
+    from .registration import Registration
 
 Progress = Callable[[str, float, str], None]
 PRESETS = {"fast": None, "balanced": "balanced", "accurate": "accurate"}
@@ -38,6 +41,7 @@ TRANSFORM_NAMES = {
     ".nii.gz": "displacement.nii.gz",
     ".mha": "displacement.mha",
 }
+MUCH_FOLDING = 0.1  # percent of the lung, from which on a note tells it
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Job:
-    """One registration, files to files. ``output`` is a folder; see ``register_files`` for what it gets."""
+    """One registration, files to files. ``output`` is a folder; see ``register_files`` for what it gets.
+
+    ``final``: where ``output`` and all in it will be moved afterwards, and what the report therefore names.
+    """
 
     fixed: Path
     moving: Path
@@ -117,6 +124,13 @@ class Job:
     inverse_consistency: bool = False
     report: bool = True
     command: str | None = None
+    final: Path | None = None
+
+    def named(self, path: Path | None) -> Path | None:
+        """The path that the report names."""
+        if self.final is None or path is None or self.output not in path.parents:
+            return path
+        return self.final / path.relative_to(self.output)
 
     def transform_file(self, ending: str) -> str:
         """Name of the transform's file of that format."""
@@ -157,6 +171,7 @@ class Clock:
         return {**stages, "total": round(time.perf_counter() - self.start, 3)}
 
 
+@memory_errors()
 def register_files(
     job: Job, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
 ) -> dict:
@@ -173,34 +188,44 @@ def register_files(
     job.check()
     clock = Clock()
     with clock.stage("starting"):
-        from .registration import register  # brings torch
+        from .model import load_model  # brings torch
+        from .registration import register
     tell = _Teller(progress, cancelled)
     with staged_folder(job.output) as folder:
         with clock.stage("reading"):
             tell("reading", 0.0, "Reading the images")
-            fixed = read_image(job.fixed, series=job.fixed_series)
-            moving = read_image(job.moving, series=job.moving_series)
-            masks = [path and read_image(path) for path in (job.fixed_mask, job.moving_mask)]
-            labels = job.moving_labels and read_image(job.moving_labels)
+            fixed, moving = (
+                read_image(path, series=series, option=f"--{side}-series (in a batch: {side}_series)")
+                for side, path, series in (
+                    ("fixed", job.fixed, job.fixed_series),
+                    ("moving", job.moving, job.moving_series),
+                )
+            )
+            masks = [path and read_volume(path) for path in (job.fixed_mask, job.moving_mask)]
+            labels = job.moving_labels and read_volume(job.moving_labels)
             pair = job.landmarks.read(fixed, moving)
-        options = {"model": job.model, "device": job.device, "lung_boxes": job.lung_boxes}
+        with clock.stage("model"):
+            network = job.model if job.model == "none" else load_model(job.model, job.device)
+        options = {"model": network, "device": job.device, "lung_boxes": job.lung_boxes}
         options.update(refinement=PRESETS[job.preset], cancelled=tell.cancelled)
         share = 0.4 if job.inverse_consistency else 0.8
-        result = register(
-            fixed,
-            moving,
-            fixed_mask=masks[0],
-            moving_mask=masks[1],
-            progress=tell.part(0.05, 0.05 + share),
-            **options,
-        )
+        try:
+            result = register(
+                fixed,
+                moving,
+                fixed_mask=masks[0],
+                moving_mask=masks[1],
+                progress=tell.part(0.05, 0.05 + share),
+                **options,
+            )
+        except InputError as error:
+            raise _naming_files(error, job) from error
         for stage, seconds in result.seconds.items():
             if stage != "total":
                 clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
         backward = None
         if job.inverse_consistency:
             with clock.stage("registering_back"):
-                options["model"] = getattr(result, "model", None) or job.model
                 if not isinstance(job.lung_boxes, str):
                     options["lung_boxes"] = tuple(job.lung_boxes)[::-1]
                 backward = register(
@@ -210,14 +235,14 @@ def register_files(
                     moving_mask=masks[0],
                     progress=tell.part(0.05 + share, 0.05 + 2 * share),
                     **options,
-                ).field
+                )
         with clock.stage("quality"):
             tell("quality", 0.87, "Measuring the transform")
             figures = quality_figures(
                 result.field,
                 fixed,
                 lung_mask=result.fixed_lungs.mask,
-                backward=backward,
+                backward=backward and backward.field,
                 cancelled=tell.cancelled,
                 **pair.figures(),
             )
@@ -226,7 +251,7 @@ def register_files(
             tell("writing", 0.9, "Warping and writing")
             endings = list(dict.fromkeys(job.transform_formats))
             names = [job.transform_file(ending) for ending in endings]
-            _check_room(folder, result.field.grid, job.transform_formats)
+            _check_room(folder, job, result.field.grid)
             for name, ending in zip(names, endings):
                 # Field files know nothing outside their grid: let them reach over the whole fixed image.
                 reach = ending in FIELD_FORMATS
@@ -248,18 +273,21 @@ def register_files(
                     measurements={"TRE": errors} if errors else None,
                 )
         report = registration_report(result, figures)
-        report["inputs"] = _inputs(fixed, job.fixed, moving, job.moving, pair, job.landmarks)
+        files = replace(
+            job.landmarks, fixed=job.named(job.landmarks.fixed), moving=job.named(job.landmarks.moving)
+        )
+        report["inputs"] = _inputs(fixed, job.named(job.fixed), moving, job.named(job.moving), pair, files)
         for name, path in (
             ("fixed_mask", job.fixed_mask),
             ("moving_mask", job.moving_mask),
             ("moving_labels", job.moving_labels),
         ):
             if path is not None:
-                report["inputs"][name] = str(path)
-        report["notes"] += list(pair.notes)
+                report["inputs"][name] = str(job.named(path))
+        report["notes"] += [*_backward_notes(result, backward), *_folding_notes(figures), *pair.notes]
         report["command"] = job.command
         scene = (fixed, moving, result.field, result.fixed_lungs.mask)
-        _finish(report, outputs, folder, job.output, scene, clock, tell, html=job.report)
+        _finish(report, outputs, folder, job.final or job.output, scene, clock, tell, html=job.report)
         return report
 
 
@@ -285,41 +313,51 @@ def evaluate_files(
     """
     clock = Clock()
     tell = _Teller(progress, cancelled)
-    with clock.stage("reading"):
-        tell("reading", 0.0, "Reading the transform and the images")
-        mapping = read_transform(transform)
-        back = None if inverse is None else read_transform(inverse)
-        fixed_image = read_image(fixed, series=fixed_series)
-        moving_image = None if moving is None else read_image(moving, series=moving_series)
-        pair = landmarks.read(fixed_image, moving_image)
-        mask_image = fixed_mask and read_image(fixed_mask)
-    notes = list(pair.notes)
-    with clock.stage("lungs"):
-        tell("lungs", 0.3, "Finding the fixed lungs")
-        mask = None
-        try:
-            mask = find_lungs(fixed_image, mask=mask_image, name=Path(fixed).name).mask
-        except NoLungError as error:
-            if fixed_mask is not None or back is not None:
-                raise
-            notes.append(f"{error} Figures inside the lung are left out.")
-    with clock.stage("quality"):
-        tell("quality", 0.5, "Measuring the transform")
-        figures = quality_figures(
-            mapping, fixed_image, lung_mask=mask, backward=back, cancelled=tell.cancelled, **pair.figures()
-        )
-    report = evaluation_report(figures, str(transform))
-    report["inputs"] = _inputs(fixed_image, fixed, moving_image, moving, pair, landmarks)
-    report["notes"] = notes
-    report["command"] = command
-    if output is None:
-        report["seconds"] = clock.total()
-        report["protocol"] = protocol(report)
-        return report
-    with staged_folder(output) as folder:
+    with nullcontext() if output is None else staged_folder(output) as folder:
+        with clock.stage("reading"):
+            tell("reading", 0.0, "Reading the transform and the images")
+            mapping = read_transform(transform)
+            back = None if inverse is None else read_transform(inverse)
+            fixed_image = read_image(fixed, series=fixed_series, option="--fixed-series")
+            moving_image = None
+            if moving is not None:
+                moving_image = read_image(moving, series=moving_series, option="--moving-series")
+            pair = landmarks.read(fixed_image, moving_image)
+            mask_image = fixed_mask and read_volume(fixed_mask)
+        notes = list(pair.notes)
+        with clock.stage("lungs"):
+            tell("lungs", 0.3, "Finding the fixed lungs")
+            mask = None
+            try:
+                mask = find_lungs(fixed_image, mask=mask_image, name=Path(fixed).name).mask
+            except NoLungError as error:
+                if fixed_mask is not None or back is not None:
+                    raise
+                notes.append(f"{error} Figures inside the lung are left out.")
+        with clock.stage("quality"):
+            tell("quality", 0.5, "Measuring the transform")
+            figures = quality_figures(
+                mapping,
+                fixed_image,
+                lung_mask=mask,
+                backward=back,
+                cancelled=tell.cancelled,
+                **pair.figures(),
+            )
+        notes += _folding_notes(figures)
+        if folder is not None and html and moving is None:
+            notes.append("There is no report.html: its pictures need the moving image (--moving).")
+        report = evaluation_report(figures, str(transform))
+        report["inputs"] = _inputs(fixed_image, fixed, moving_image, moving, pair, landmarks)
+        report["notes"] = notes
+        report["command"] = command
+        if folder is None:
+            report["seconds"] = clock.total()
+            report["protocol"] = protocol(report)
+            return report
         scene = (fixed_image, moving_image, mapping, mask)
         _finish(report, {}, folder, output, scene, clock, tell, html=html and moving is not None)
-    return report
+        return report
 
 
 def apply_image(
@@ -334,14 +372,13 @@ def apply_image(
 ) -> None:
     """Warp an image (or a label map) onto a reference image's grid and write it."""
     mapping = read_transform(transform)
-    image = read_image(moving, series=moving_series)
-    grid_of = read_image(reference, series=reference_series)
+    read = read_volume if label else read_image
+    image = read(moving, series=moving_series, option="--moving-series")
+    grid = Grid.from_image(read_volume(reference, series=reference_series, option="--reference-series"))
     if isinstance(mapping, sitk.Transform):
-        interpolator = sitk.sitkNearestNeighbor if label else sitk.sitkLinear
-        default = 0.0 if label else _background(image)
-        warped = sitk.Resample(image, grid_of, mapping, interpolator, default)
+        warped = warp_image(image, grid, mapping, label=label)
     else:
-        warped = mapping.warp_image(image, grid_of, label=label)
+        warped = mapping.warp_image(image, grid, label=label)
     write_image(warped, output)
 
 
@@ -350,13 +387,28 @@ def apply_points(
     landmarks: Path,
     output: Path,
     *,
-    image: sitk.Image | None = None,
+    reference: Path | None = None,
+    moving: Path | None = None,
     columns: str | None = None,
+    moving_series: str | None = None,
+    reference_series: str | None = None,
 ) -> None:
-    """Carry fixed landmarks to the moving image, T(x), and write them."""
+    """Carry fixed landmarks to the moving image, T(x), and write them.
+
+    DIR-Lab's ``.txt`` counts voxels: of ``reference``, the fixed image, in ``landmarks``, and of ``moving``
+    in ``output``.
+    """
+    for path, image, name in ((landmarks, reference, "reference"), (output, moving, "moving")):
+        if image is None and Path(path).suffix.lower() == ".txt":
+            raise InputError(f"{path} counts voxels (DIR-Lab); give the image that they belong to, --{name}.")
     mapping = read_transform(transform)
-    points = read_landmarks(landmarks, image, columns=columns)
-    write_landmarks(points.at(map_points(mapping, points.points)), output, image)
+    fixed_image = moving_image = None
+    if reference is not None:
+        fixed_image = read_volume(reference, series=reference_series, option="--reference-series")
+    if moving is not None:
+        moving_image = read_volume(moving, series=moving_series, option="--moving-series")
+    points = read_landmarks(landmarks, fixed_image, columns=columns)
+    write_landmarks(points.at(map_points(mapping, points.points)), output, moving_image)
 
 
 def read_transform(path: str | Path) -> Transform:
@@ -453,13 +505,46 @@ def _finish(
     tell("done", 1.0, "Done")
 
 
-def _check_room(folder: Path, grid: Grid, formats: tuple[str, ...]) -> None:
+def _naming_files(error: InputError, job: Job) -> InputError:
+    """The same error, naming the files that ``register`` does not know."""
+    text = str(error)
+    for side, image, mask in (
+        ("fixed", job.fixed, job.fixed_mask),
+        ("moving", job.moving, job.moving_mask),
+    ):
+        text = text.replace(f"The lung mask of the {side} image", f"The lung mask {mask}")
+        text = text.replace(f"the {side} image", f"the {side} image {image}")
+    return type(error)(text)
+
+
+def _backward_notes(forward: Registration, backward: Registration | None) -> list[str]:
+    """What the way back has to say that the way forward has not; there, the images had each other's names."""
+    notes = []
+    for note in backward.notes if backward is not None else []:
+        parts = [part.replace("fixed image", "moving image") for part in note.split("moving image")]
+        note = "fixed image".join(parts)
+        if note not in forward.notes:
+            notes.append(f"Registering back, for inverse consistency: {note}")
+    return notes
+
+
+def _folding_notes(figures: dict) -> list[str]:
+    percent = figures["folding"]["lung_percent"]
+    if percent is None or percent <= MUCH_FOLDING:
+        return []
+    return [
+        f"The transform folds in {percent:.2g} % of the lung: there it is no possible motion, so look at the "
+        "result before you use it."
+    ]
+
+
+def _check_room(folder: Path, job: Job, grid: Grid) -> None:
     """OutputError when the disk is surely too full; HDF5 says it in fifty lines and may crash."""
-    needed = 24 * int(np.prod(grid.size)) if ".h5" in formats else 0
+    needed = 24 * int(np.prod(grid.size)) if ".h5" in job.transform_formats else 0
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
-            f"{folder.parent} cannot hold the results: they need more than {needed / 1e6:.0f} MB, and "
+            f"{job.final or job.output} cannot hold the results: they need more than {needed / 1e6:.0f} MB, and "
             f"{free / 1e6:.0f} MB are free."
         )
 
@@ -476,8 +561,3 @@ def _inputs(fixed, fixed_path, moving, moving_path, pair: Pair, files: LandmarkF
     if pair.how:
         out["landmark_pairing"] = pair.how
     return out
-
-
-def _background(image: sitk.Image) -> float:
-    """What to show where the moving image has nothing: its smallest value (air)."""
-    return float(np.min(sitk.GetArrayViewFromImage(image)))
