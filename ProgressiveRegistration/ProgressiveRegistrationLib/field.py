@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from .errors import InputError, OutputError
+from .errors import InputError, OutputError, memory_errors
 from .files import replacing
 from .geometry import Affine, Box, Grid
 from .images import itk_message, warp_image
@@ -311,10 +311,11 @@ class DisplacementField:
         ending = file_ending(path)
         with replacing(path) as temporary:
             try:
-                if ending in IMAGE_FORMATS:
-                    sitk.WriteImage(self.to_image(), str(temporary), ending != ".nii")
-                else:
-                    sitk.WriteTransform(self.to_transform(), str(temporary))
+                with memory_errors():
+                    if ending in IMAGE_FORMATS:
+                        sitk.WriteImage(self.to_image(), str(temporary), ending != ".nii")
+                    else:
+                        sitk.WriteTransform(self.to_transform(), str(temporary))
             except RuntimeError as error:
                 raise OutputError(f"{path} cannot be written: {itk_message(error)}.") from error
 
@@ -335,7 +336,8 @@ class DisplacementField:
             raise InputError(f"{path} does not exist; give a transform or displacement field file.")
         if any(path.name.lower().endswith(e) for e in IMAGE_FORMATS):
             try:
-                image = sitk.ReadImage(str(path))
+                with memory_errors():
+                    image = sitk.ReadImage(str(path))
             except RuntimeError as error:
                 raise InputError(
                     f"{path} cannot be read as a displacement field: {itk_message(error)}."
@@ -344,7 +346,8 @@ class DisplacementField:
                 raise InputError(f"{path} is not a displacement field: it needs 3D vectors on a 3D grid.")
             return cls(Grid.from_image(image), sitk.GetArrayFromImage(image))
         try:
-            transform = sitk.ReadTransform(str(path))
+            with memory_errors():
+                transform = sitk.ReadTransform(str(path))
         except RuntimeError as error:
             raise InputError(f"{path} cannot be read as a transform: {itk_message(error)}.") from error
         own = _as_written_here(transform)

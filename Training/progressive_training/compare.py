@@ -166,7 +166,7 @@ class _Runner:
         if key not in opened:
             trainer._open_data()
             if trainer.held_out is None:
-                raise InputError("A study needs held-out scans: set data.validation.")
+                raise InputError("A study needs held-out scans: set data.validation or data.hold_out.")
             opened[key] = (trainer.stream, _KeptStream(trainer.held_out), trainer.pairs)
         trainer.stream, trainer.held_out, trainer.pairs = opened[key]
         trainer._build_network()

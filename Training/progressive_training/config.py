@@ -23,11 +23,13 @@ from .schedule import LearningRate, Schedule
 class Data:
     """Folders are relative to the configuration file. ``train``, ``validation``: LIDC-IDRI trees or volume folders.
 
+    ``hold_out``: about this share of the patients of ``train`` is kept for validation, see ``dataset.is_held_out``.
     ``training_data``: list of {name, licence, scans}, for the model card.
     """
 
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    hold_out: float = 0.0
     cache: str = "../cache"
     window: tuple[float, float] = WINDOW
     memory_gb: float = 4.0
@@ -226,6 +228,8 @@ class Config:
             )
         if min(*rate.start, *rate.end) <= 0:
             raise InputError("optimiser.learning_rate must be positive.")
+        if not 0 <= self.data.hold_out < 1:
+            raise InputError(f"data.hold_out must be in [0, 1); got {self.data.hold_out}.")
         if not 0 <= self.optimiser.ema < 1:
             raise InputError(f"optimiser.ema must be in [0, 1); got {self.optimiser.ema}.")
         if set(self.sampling.table) != {"t1", "t21", "t22"}:
@@ -347,7 +351,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 # Settings that decide what is learned, but for those below them; schedule, hardware and outputs may change on the way.
-LEARNED = ("seed", "data.train", "data.window", "network", "optimiser", "sampling")
+LEARNED = ("seed", "data.train", "data.hold_out", "data.window", "network", "optimiser", "sampling")
 NOT_LEARNED = ("optimiser.learning_rate", "optimiser.final_learning_rate", "optimiser.warmup")
 
 

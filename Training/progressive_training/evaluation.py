@@ -27,7 +27,7 @@ from . import checkpoint
 from .benchmarks import LandmarkPair, PairData
 from .cache import ScanStore
 from .config import Config
-from .dataset import prepare_scans
+from .dataset import prepare_data
 from .deformation import FINE
 from .network import ProgressiveUNet, pool_to
 from .pairs import PreparedPair
@@ -339,12 +339,13 @@ def held_out_stream(config: Config, report: Callable[[str], None] = print) -> Sa
 
     Raises
     ------
-    InputError : ``data.validation`` names no usable scan.
+    InputError : neither ``data.validation`` nor ``data.hold_out`` gives a usable scan.
     """
-    if not config.data.validation:
-        raise InputError(f"The configuration {config.name} names no held-out scans: set data.validation.")
-    cache = config.path(config.data.cache) / "validation"
-    folders, _ = prepare_scans([config.path(p) for p in config.data.validation], cache, report)
+    _, folders = prepare_data(config, report, only_held_out=True)
+    if not folders:
+        raise InputError(
+            f"The configuration {config.name} names no held-out scans: set data.validation or data.hold_out."
+        )
     store = ScanStore(folders, config.data.window, config.data.memory_gb)
     return SampleStream.held_out(store, config.sampling)
 

@@ -164,7 +164,7 @@ def _throughout(job: Job, pairs: list[LandmarkPair], report: Callable) -> None:
             first, second = figures.runs_together(job.run, job.baseline_run, "lung_error_mm")
             figure = figures.snapshot_scatter(first, second, "held-out error (mm)")
         figures.save(figure, job.output, "figure6-snapshots")
-    if (job.run / "snapshots").is_dir() and config.data.validation and job.held_out is not None:
+    if (job.run / "snapshots").is_dir() and job.held_out is not None:
         stream = held_out_stream(read_config(job.held_out), report)
         history, truth = figures.level_history(
             {label: snapshots(run) for label, run in runs.items()}, stream.sample(0, 128, 128, scan=0)

@@ -25,7 +25,7 @@ from ProgressiveRegistrationLib.files import write_text
 from . import checkpoint
 from .cache import ScanStore
 from .config import Config, Optimiser, changed_settings
-from .dataset import prepare_scans
+from .dataset import prepare_data
 from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
 from .pairs import prepare_pair
@@ -113,14 +113,11 @@ class Trainer:
     def _open_data(self) -> None:
         config = self.config
         cache = config.path(config.data.cache)
-        train = [config.path(p) for p in config.data.train]
-        validation = [config.path(p) for p in config.data.validation]
         # One process prepares; the others find everything prepared, or what is wrong.
         if not self.fabric.is_global_zero:
             self.fabric.barrier()
         try:
-            folders, _ = prepare_scans(train, cache / "train", self.report)
-            held_out = prepare_scans(validation, cache / "validation", self.report)[0] if validation else []
+            folders, held_out = prepare_data(config, self.report)
             options = config.sampling.augmentation
             phantoms = None
             if options.phantom_share:
