@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from progressive_training.cache import load
-from progressive_training.dataset import find_scans, prepare_scans
+from progressive_training.config import config_from_dict
+from progressive_training.dataset import find_scans, is_held_out, prepare_data, prepare_scans
 from progressive_training.dicom_tree import find_series
+from progressive_training.evaluation import held_out_stream
 from ProgressiveRegistrationLib.errors import InputError
 from training_helpers import small_chest, write_chests
 
@@ -76,7 +78,7 @@ def test_the_real_series_is_read_as_itk_reads_it(shared):
 
 
 def test_a_tree_of_one_series_gives_one_scan_that_can_be_prepared(tree, tmp_path):
-    folders, skipped = prepare_scans([tree], tmp_path / "cache", quiet)
+    folders, _, skipped = prepare_scans([tree], tmp_path / "cache", quiet)
     assert len(folders) == 1
     assert not skipped
     scan = load(folders[0], (-1000, -100))
@@ -164,8 +166,8 @@ def test_volume_files_are_found_and_prepared_once(tmp_path, ending):
     (tmp_path / "data" / "deeper").mkdir(parents=True)
     sitk.WriteImage(small_chest(), str(tmp_path / "data" / "deeper" / f"chest{ending}"))
     said = []
-    first, _ = prepare_scans([tmp_path / "data"], tmp_path / "cache", said.append)
-    again, _ = prepare_scans([tmp_path / "data"], tmp_path / "cache", said.append)
+    first, _, _ = prepare_scans([tmp_path / "data"], tmp_path / "cache", said.append)
+    again, _, _ = prepare_scans([tmp_path / "data"], tmp_path / "cache", said.append)
     assert first == again
     assert len(first) == 1
     assert sum("Preparing" in text for text in said) == 1
@@ -173,9 +175,9 @@ def test_volume_files_are_found_and_prepared_once(tmp_path, ending):
 
 def test_a_replaced_volume_is_prepared_anew(tmp_path):
     data = write_chests(tmp_path / "data")
-    (first,), _ = prepare_scans([data], tmp_path / "cache", quiet)
+    (first,), _, _ = prepare_scans([data], tmp_path / "cache", quiet)
     sitk.WriteImage(small_chest(3), str(data / "chest0.nrrd"))
-    (second,), _ = prepare_scans([data], tmp_path / "cache", quiet)
+    (second,), _, _ = prepare_scans([data], tmp_path / "cache", quiet)
     assert first != second
 
 
@@ -184,11 +186,77 @@ def test_a_volume_without_lungs_and_a_damaged_one_are_skipped_and_reported(tmp_p
     sitk.WriteImage(sitk.Image([40, 40, 40], sitk.sitkInt16) + 40, str(data / "flat.nrrd"))
     (data / "damaged.mha").write_text("ObjectType = Image")
     said = []
-    folders, skipped = prepare_scans([data], tmp_path / "cache", said.append)
+    folders, _, skipped = prepare_scans([data], tmp_path / "cache", said.append)
     assert len(folders) == 1
     assert {s.path.name for s in skipped} == {"flat.nrrd", "damaged.mha"}
     assert all(s.reason.endswith(".") for s in skipped)
     assert sum(text.startswith("Skipped") for text in said) == 2
+
+
+def test_a_stable_share_of_patients_is_held_out():
+    patients = [f"LIDC-IDRI-{number:04d}" for number in range(1, 1001)]
+    some = {p for p in patients if is_held_out(p, 0.05)}
+    more = {p for p in patients if is_held_out(p, 0.2)}
+    assert 30 < len(some) < 70
+    assert 150 < len(more) < 250
+    assert some < more
+    assert not any(is_held_out(p, 0.0) for p in patients)
+    # The same in every version, or a network could be judged on what it was trained on.
+    assert sorted(some)[:3] == ["LIDC-IDRI-0019", "LIDC-IDRI-0063", "LIDC-IDRI-0083"]
+
+
+def test_a_patient_is_held_out_with_all_series(tree, tmp_path):
+    """Two patients in one folder, of whom one has two series."""
+    kept, apart = "LIDC-IDRI-0306", "LIDC-IDRI-0019"
+    assert not is_held_out(kept, 0.05)
+    for patient, series in ((apart, "1.2.3"), (apart, "1.2.4")):
+        for number, path in enumerate(sorted((tree / "LIDC-IDRI-0306").rglob("series/*.dcm"))):
+            values = {"SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.{number + 1}"}
+            change(path, path.parents[1] / series / path.name, PatientID=patient, **values)
+    cache = tmp_path / "cache"
+    train, held_out, _ = prepare_scans([tree], cache, quiet, hold_out=0.05)
+    assert [load(f, (-1000, -100)).name.split("/")[0] for f in train] == [kept]
+    assert [load(f, (-1000, -100)).name.split("/")[0] for f in held_out] == [apart, apart]
+    # Evaluation finds the same without preparing what was trained on.
+    shutil.rmtree(cache)
+    assert prepare_scans([tree], cache, quiet, hold_out=0.05, only_held_out=True)[:2] == ([], held_out)
+    assert not train[0].exists()
+
+
+def test_a_volume_is_a_patient_of_its_files_name(tmp_path):
+    for name in ("LIDC-IDRI-0010.nii.gz", "LIDC-IDRI-0306.nrrd", "1.3.6.1.mha"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_text("found by its name")
+    sources, _ = find_scans([tmp_path])
+    assert {s.patient for s in sources} == {"LIDC-IDRI-0010", "LIDC-IDRI-0306", "1.3.6.1"}
+
+
+def test_held_out_patients_are_validated_on_with_the_validation_scans(tmp_path):
+    write_chests(tmp_path / "train", 3)
+    write_chests(tmp_path / "other", 1)
+    names = {"chest0", "chest1", "chest2"}
+    share = next(k / 100 for k in range(1, 100) if any(is_held_out(n, k / 100) for n in names))
+    data = {"train": ["train"], "validation": ["other"], "cache": "cache", "hold_out": share}
+    config = config_from_dict({"name": "apart", "data": data}, tmp_path)
+    trained, validated = prepare_data(config, quiet)
+    apart = {n for n in names if is_held_out(n, share)}
+    assert {load(f, (-1000, -100)).name for f in trained} == {f"{n}.nrrd" for n in names - apart}
+    assert [load(f, (-1000, -100)).name for f in validated] == [
+        "chest0.nrrd",
+        *(f"{n}.nrrd" for n in sorted(apart)),
+    ]
+    assert held_out_stream(config, quiet).store.folders == validated
+
+
+def test_a_share_that_holds_out_nobody_or_everybody_is_told(tmp_path):
+    write_chests(tmp_path / "data")
+    said = []
+    prepare_scans([tmp_path / "data"], tmp_path / "cache", said.append, hold_out=1e-6)
+    assert said[-1] == "Warning: data.hold_out = 1e-06 sets none of 1 patient(s) apart."
+    with pytest.raises(InputError, match=r"data.hold_out = 0.999999 leaves no scan to train on"):
+        prepare_scans([tmp_path / "data"], tmp_path / "cache", quiet, hold_out=0.999999)
+    with pytest.raises(InputError, match=r"data.hold_out must be in \[0, 1\); got 1"):
+        config_from_dict({"name": "all", "data": {"hold_out": 1}})
 
 
 def test_an_empty_folder_and_a_missing_one_say_so(tmp_path):

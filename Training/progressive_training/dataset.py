@@ -151,7 +151,7 @@ def prepare_scans(
     )
     for entry in skipped:
         report(f"Skipped {entry}")
-    if hold_out and not held_out:
+    if hold_out and not apart:
         report(f"Warning: data.hold_out = {hold_out:g} sets none of {len(patients)} patient(s) apart.")
     if held_out and not prepared and not only_held_out:
         raise InputError(f"data.hold_out = {hold_out:g} leaves no scan to train on: lower it or add scans.")
