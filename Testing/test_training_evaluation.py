@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from itertools import product
 
 import numpy as np
@@ -23,6 +24,7 @@ from progressive_training.evaluation import (
     snapshot_errors,
     wilcoxon,
 )
+from progressive_training.evaluation_job import Job, run_job
 from progressive_training.export import export
 from progressive_training.network import ProgressiveUNet
 from progressive_training.tables import table, to_markdown, write_results
@@ -328,6 +330,24 @@ def test_the_command_shows_a_run_through_its_levels(run, tmp_path):
     assert {"figure5-training.png", "figure6-snapshots.svg", "figure7-levels.png", "held_out.json"} <= names
     content = json.loads((tmp_path / "out" / "held_out.json").read_text(encoding="utf-8"))
     assert content["models"]["network"]["mean_mm"] == pytest.approx(content["zero_field_mm"])
+
+
+def test_figure_5_names_the_unit_of_the_loss_that_was_trained_with(run, tmp_path):
+    """Of two runs with different losses each has a panel of its own."""
+    config, _ = run
+    other = tmp_path / "other"
+    other.mkdir()
+    values = config.to_dict()
+    values["optimiser"]["loss"] = "distance"
+    (other / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    shutil.copy(config.run_folder / "metrics.jsonl", other)
+    run_job(Job(tmp_path / "one", run=other), lambda _: None)
+    run_job(Job(tmp_path / "two", run=config.run_folder, baseline_run=other), lambda _: None)
+    one, two = ((tmp_path / n / "figure5-training.svg").read_text(encoding="utf-8") for n in ("one", "two"))
+    assert "training loss (voxels)" in one
+    assert "voxel²" not in one
+    assert "training loss (voxels)" in two
+    assert "training loss (voxel²)" in two
 
 
 def test_the_command_says_when_there_is_nothing_to_do(tmp_path, capsys):

@@ -43,6 +43,11 @@ READERS = {
     "creatis": creatis,
     "pairs": csv_pairs,
 }
+LOSS_LABELS = {  # by optimiser.loss
+    "squared": "training loss (voxel²)",
+    "distance": "training loss (voxels)",
+    "relative": "training loss (relative)",
+}
 
 
 @dataclass(frozen=True)
@@ -129,14 +134,20 @@ def _throughout(job: Job, pairs: list[LandmarkPair], report: Callable) -> None:
     if job.baseline_run is not None:
         runs["baseline"] = job.baseline_run
     logs = {label: figures.read_log(run) for label, run in runs.items()}
-    config = _run_config(job.run)
-    network = config.network
+    configs = {label: _run_config(run) for label, run in runs.items()}
+    network = configs["progressive"].network
     sides = [network.size >> (network.levels - 1 - i) for i in range(network.levels)]
     curves: dict[str, dict] = {}
-    for key, title in (("loss", "training loss (voxel²)"), ("lung_error_mm", "held-out error (mm)")):
-        found = {label: figures.curve(log, key) for label, log in logs.items() if any(key in e for e in log)}
-        if found:
-            curves[title] = found
+    for label, log in logs.items():
+        # Losses of different kinds are no curves of one panel.
+        if any("loss" in e for e in log):
+            curves.setdefault(LOSS_LABELS[configs[label].optimiser.loss], {})[label] = figures.curve(
+                log, "loss"
+            )
+    key = "lung_error_mm"
+    found = {label: figures.curve(log, key) for label, log in logs.items() if any(key in e for e in log)}
+    if found:
+        curves["held-out error (mm)"] = found
     points: list[tuple[float, float]] = []
     if job.evaluate_snapshots:
         rows = {
