@@ -233,7 +233,7 @@ class DisplacementField:
         back = affine.inverse()
         if grid is None:
             box = Box.around(self.warp_points(self.grid.corners())).grown(max(self.grid.spacing))
-            grid = Grid((1, 1, 1), tuple(box.extent), tuple(box.centre)).with_spacing(self.grid.spacing)
+            grid = box.grid(1).with_spacing(self.grid.spacing)
         points = grid.points()
         u = np.empty((*grid.shape, 3), np.float32)
         for k in range(grid.shape[0]):

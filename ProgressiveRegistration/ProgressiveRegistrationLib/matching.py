@@ -42,7 +42,7 @@ class LungPoints:
 
     def _weights(self, image: sitk.Image, places: np.ndarray) -> np.ndarray:
         """(n,): the image's gradient magnitude at LPS places (n, 3), neither 0 nor ruled by a few strong edges."""
-        grid = Grid((1, 1, 1), tuple(self.box.extent), tuple(self.box.centre)).with_spacing(EDGE_MM)
+        grid = self.box.grid(1).with_spacing(EDGE_MM)
         unit = sample_mapped(image, grid, Affine.identity())
         edges = gradient_magnitude(unit[None, None])[0, 0].numpy()
         index = np.clip(np.rint(grid.world_to_index(places)).astype(int), 0, np.asarray(grid.size) - 1)
@@ -83,7 +83,7 @@ class FeaturePair:
         self.voxel_mm = max(voxel_mm, float(np.prod(outer.extent / MAX_VOXELS ** (1 / 3)) ** (1 / 3)))
         self.device = warp.device
         box = lung.box.grown(2 * self.voxel_mm)
-        grid = Grid((1, 1, 1), tuple(box.extent), tuple(box.centre)).with_spacing(self.voxel_mm)
+        grid = box.grid(1).with_spacing(self.voxel_mm)
         # one lattice goes on in the other: were they shifted, interpolation would pull even identical images 0.2 mm apart
         low = np.floor(grid.world_to_index(np.asarray(outer.lower))).astype(int)
         high = np.ceil(grid.world_to_index(np.asarray(outer.upper))).astype(int)

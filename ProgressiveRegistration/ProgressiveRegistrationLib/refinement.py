@@ -171,7 +171,7 @@ def _start(field: DisplacementField, region: Box) -> DisplacementField:
     if max(field.grid.spacing) > MAX_SPACING_MM:
         field = field.resample(field.grid.with_spacing(np.minimum(field.grid.spacing, MAX_SPACING_MM)))
     region = region.grown(max(field.grid.spacing))
-    return field.covering(Grid((1, 1, 1), tuple(region.extent), tuple(region.centre)))
+    return field.covering(region.grid(1))
 
 
 def _lattice(region: Box, spacing_mm: float) -> Grid:
