@@ -11,6 +11,7 @@ from hard_scans import oblique, upside_down
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.field import DisplacementField, box_to_box
 from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
+from ProgressiveRegistrationLib.phantom import breathing_thorax
 from ProgressiveRegistrationLib.quality import field_of_view, folding, tre
 from ProgressiveRegistrationLib.refinement import doubts
 from ProgressiveRegistrationLib.registration import register
@@ -56,12 +57,13 @@ def elastix(shared) -> SimpleNamespace:
     )
 
 
-def test_the_field_is_the_networks_answer_between_the_two_boxes_and_the_affine_map_far_away(elastix):
+def test_the_field_is_the_networks_answer_in_the_lungs_and_the_affine_map_far_away(elastix):
     network = KnownNetwork(smooth_voxels())
     result = register(elastix.fixed, elastix.moving, model=network)
     fixed, moving = (box.grid(32) for box in result.boxes)
     expected = DisplacementField.from_voxels(network.voxels, fixed, moving)
-    inside = fixed.points().reshape(-1, 3)[::41].astype(float)
+    lungs = sitk.GetArrayViewFromImage(result.fixed_lungs.mask) > 0
+    inside = Grid.from_image(result.fixed_lungs.mask).index_to_world(np.argwhere(lungs)[::41, ::-1])
     np.testing.assert_allclose(
         result.field.warp_points(inside), expected.warp_points(inside), atol=0.6
     )  # 10 mm cells, re-sampled at 2.5 mm
@@ -89,6 +91,16 @@ def test_the_shipped_model_and_refinement_reach_about_a_millimetre(elastix, shar
     stages = result.refinement["stages"]
     assert stages[-1]["unexplained"][1] < 0.15
     assert doubts(stages) == []
+
+
+def test_the_shipped_network_does_not_fold_in_the_air_around_the_body():
+    """Measured: 1.09 % of the field of view where the network's answer was taken there too; 0 now."""
+    pair = breathing_thorax(100)
+    result = register(pair.fixed, pair.moving)
+    figures = folding(result.field, result.fixed_lungs.mask, field_of_view(pair.fixed))
+    assert figures["lung_percent"] < 0.1
+    assert figures["field_of_view_percent"] < 0.1
+    assert tre(result.field, pair.fixed_landmarks.points, pair.moving_landmarks.points).mean() < 2.2
 
 
 def test_storage_does_not_matter(chest):

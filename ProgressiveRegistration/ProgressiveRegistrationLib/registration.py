@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
+from .extension import extended_from
 from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
@@ -123,6 +124,9 @@ def register(
         notes += [n for n in network.notes if n not in notes]
 
     with stages.stage("field", "Making the displacement field"):
+        if network is not None:
+            lungs = fixed_grid.resample(fixed_lungs.mask, interpolator=sitk.sitkNearestNeighbor)
+            voxels = extended_from(sitk.GetArrayViewFromImage(lungs) > 0, voxels, fixed_grid.spacing)
         result = DisplacementField.from_voxels(voxels, fixed_grid, moving_grid)
         if max(fixed_grid.spacing) > MAX_SPACING_MM:
             finer = fixed_grid.with_spacing(np.minimum(fixed_grid.spacing, MAX_SPACING_MM))

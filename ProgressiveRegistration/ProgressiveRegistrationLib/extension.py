@@ -1,0 +1,54 @@
+"""Carry the network's field on from the lungs into what lies around them.
+
+Training weighs the lungs and, far less, the rest of the body; air around the body not at all, so what the network says there means
+nothing and may fold. Near the lungs its answer is kept; away from them each voxel takes an average of the nearest lung's
+displacement, over the wider a neighbourhood the farther away it lies (pull-push: Gortler et al., "The Lumigraph", 1996).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+FADE_MM = 16.0  # from the lungs to where the network counts no more
+
+
+def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """The field ``u`` where the lungs are near, carried on smoothly elsewhere.
+
+    Parameters
+    ----------
+    mask : (D, H, W) bool, the lungs. u : (3, D, H, W), any unit. spacing : (x, y, z) mm of the lattice.
+
+    Returns
+    -------
+    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it farther from them
+    than ``FADE_MM`` and four voxels.
+    """
+    if not mask.any():
+        return np.asarray(u, np.float32)
+    # half the lattice is fine enough for distances; by its voxel less, so that lung voxels stay as they are
+    coarse = F.max_pool3d(torch.from_numpy(mask.astype(np.float32))[None], 2, ceil_mode=True)[0].numpy() > 0
+    voxel = 2 * np.asarray(spacing[::-1])
+    away = np.clip((ndimage.distance_transform_edt(~coarse, sampling=voxel) - voxel.max()) / FADE_MM, 0, 1)
+    trust = torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * away)).astype(np.float32))[None, None]
+    trust = F.interpolate(trust, size=mask.shape, mode="trilinear", align_corners=False)
+    return _filled(torch.from_numpy(np.asarray(u, np.float32))[None], trust)[0].numpy()
+
+
+def _filled(values: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
+    """(1, c, D, H, W) values where ``trust`` (1, 1, D, H, W) is 1, and where it is 0 those of a coarser lattice."""
+    sides = values.shape[2:]
+    if max(sides) <= 2:
+        return (
+            (values * trust).sum((2, 3, 4), keepdim=True)
+            / trust.sum().clamp(min=1e-6)
+            * torch.ones_like(trust)
+        )
+    known = F.avg_pool3d(trust, 2, ceil_mode=True)
+    means = F.avg_pool3d(values * trust, 2, ceil_mode=True) / known.clamp(min=1e-6)
+    coarse = _filled(means, known)
+    around = F.interpolate(coarse, size=sides, mode="trilinear", align_corners=False)
+    return torch.lerp(around, values, trust)
