@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -383,6 +384,34 @@ def test_roi_around_everything_measures_the_lungs_as_no_roi_does(logic):
     ]
     assert found[0] == found[1]
     assert found[0]["lung"]["mean"] != pytest.approx(found[0]["field_of_view"]["mean"], abs=1e-4)
+
+
+# ---------- measuring a transform from elsewhere
+
+
+def warp_from_elsewhere():
+    grid = Grid((50, 50, 50), (4.0,) * 3, (-110.0, -80.0, -70.0))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Warp")
+    mrml.set_transform(node, mrml.transform_data(field_of(motion_lps, grid), grid))
+    return node
+
+
+def shift_from_elsewhere():
+    return add_linear(np.array([[1, 0, 0, 0.0], [0, 1, 0, 9], [0, 0, 1, -6], [0, 0, 0, 1]]), "Shift")
+
+
+@pytest.mark.parametrize("make", [warp_from_elsewhere, shift_from_elsewhere])
+def test_measuring_gives_the_same_with_the_moving_volume_under_the_transform(logic, tmp_path, make):
+    fixed, moving = add_pair()
+    node = make()
+    pages = []
+    for under in (None, node.GetID()):
+        moving.SetAndObserveTransformNodeID(under)
+        report = logic.measurement(node, fixed, moving).compute(tmp_path)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        pages.append((report["inputs"], report["folding"], re.findall(r"data:image/png[^\"]*", page)))
+    assert len(pages[0][2]) >= 9
+    assert pages[0] == pages[1]
 
 
 # ---------- loading the module

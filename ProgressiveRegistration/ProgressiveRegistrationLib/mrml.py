@@ -89,8 +89,8 @@ def pose(node, without=None) -> np.ndarray:
 # ---------- volumes
 
 
-def check_volume(node) -> None:
-    """InputError unless the volume can be registered: voxels, one component, 3D, a linear pose."""
+def check_volume(node, without=None) -> None:
+    """InputError unless the volume can be registered: voxels, one component, 3D, a linear pose (see ``pose``)."""
     image = node.GetImageData()
     if image is None or 0 in image.GetDimensions():
         raise InputError(f"{node.GetName()} has no voxels: load or choose another volume.")
@@ -98,15 +98,15 @@ def check_volume(node) -> None:
         raise InputError(f"{node.GetName()} has several values a voxel: choose a CT with one.")
     if min(image.GetDimensions()) < 2:
         raise InputError(f"{node.GetName()} is a single slice: choose a 3D volume.")
-    if abs(np.linalg.det(_index_to_world(node)[:3, :3])) < 1e-9:
+    if abs(np.linalg.det(_index_to_world(node, without)[:3, :3])) < 1e-9:
         raise InputError(f"{node.GetName()} has a geometry without volume: set its spacing and axes.")
 
 
-def _index_to_world(node) -> np.ndarray:
+def _index_to_world(node, without=None) -> np.ndarray:
     """(4, 4): voxel index -> LPS mm, the pose included."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    return RAS_LPS @ pose(node) @ array_from_matrix(matrix)
+    return RAS_LPS @ pose(node, without) @ array_from_matrix(matrix)
 
 
 def _grid(size, index_to_world: np.ndarray) -> Grid:
@@ -115,13 +115,16 @@ def _grid(size, index_to_world: np.ndarray) -> Grid:
     return Grid(tuple(size), tuple(spacing), index_to_world[:3, 3], (axes / spacing).ravel())
 
 
-def image_from_volume(node) -> sitk.Image:
-    """A copy of the voxels and their place in the world (LPS mm); linear parents are part of the geometry."""
-    check_volume(node)
+def image_from_volume(node, without=None) -> sitk.Image:
+    """A copy of the voxels and their place in the world (LPS mm); linear parents are part of the geometry.
+
+    ``without`` : a transform node, of any kind, to leave out: one that is to be measured.
+    """
+    check_volume(node, without)
     voxels = slicer.util.arrayFromVolume(node)
     if voxels.dtype == bool or voxels.dtype == np.int64:
         voxels = voxels.astype(np.int32)
-    return _grid(voxels.shape[::-1], _index_to_world(node)).image(voxels)
+    return _grid(voxels.shape[::-1], _index_to_world(node, without)).image(voxels)
 
 
 def update_volume(node, image: sitk.Image, like=None) -> None:

@@ -39,7 +39,7 @@ class Measurement:
         self._name = transform.GetName()
         self._names = fixed.GetName(), moving.GetName()
         self._fixed = mrml.image_from_volume(fixed)
-        self._moving = mrml.image_from_volume(moving)
+        self._moving = mrml.image_from_volume(moving, without=transform)  # it need not be under it
         self._errors = errors
         self._registration = result.registration if result is not None else None
         self._lungs = None
