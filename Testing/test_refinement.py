@@ -300,13 +300,15 @@ def test_the_field_meets_its_outer_map_wherever_the_lungs_lie(pair):
         assert np.abs(field.displacement).max() > 2
 
 
-def test_nothing_is_matched_past_the_end_of_the_moving_scan(pair):
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_nothing_is_matched_past_the_end_of_the_moving_scan(pair, both_ways):
     """The moving scan ends inside the lung: what is left of it is matched as well as before."""
     cut = pair.moving[:, :, 24:]
     points = pair.points[(motion(pair.points)[:, 2] > GRID.index_to_world((0, 0, 26))[2])]
 
     def error(moving: sitk.Image) -> float:
-        field = refine(pair.fixed, moving, pair.start, preset=QUICK, mask=pair.mask)
+        settings = replace(QUICK, both_ways=both_ways)
+        field = refine(pair.fixed, moving, pair.start, preset=settings, mask=pair.mask)
         return float(np.linalg.norm(field.warp_points(points) - motion(points), axis=1).mean())
 
     assert error(cut) < 1.3 * error(pair.moving) + 0.05
@@ -325,9 +327,11 @@ def test_more_points_are_drawn_where_there_are_edges(pair):
 
 def test_bad_input_is_refused_in_one_sentence(pair):
     elsewhere = DisplacementField.identity(replace(WIDE, origin=(900.0, 0.0, 0.0)))
+    astray = DisplacementField.from_affine(GRID, Affine(np.eye(3), np.array([0.0, 700.0, 0.0])))
     cases = [
         ("no voxel above 0", {"field": pair.start, "mask": GRID.image(np.zeros(GRID.shape, np.uint8))}),
         ("lies elsewhere", {"field": elsewhere, "mask": pair.mask}),
+        ("leads out of the moving image: only 0 %", {"field": astray, "mask": pair.mask}),
         ("'quick' is unknown", {"field": pair.start, "mask": pair.mask, "preset": "quick"}),
     ]
     for message, options in cases:

@@ -277,7 +277,7 @@ class Model:
         """
         try:
             return self._run(images)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             if self._device.type == "cpu":
                 raise
         name = self.device

@@ -27,6 +27,7 @@ from .warp import Warp
 
 MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
 MOST_UNEXPLAINED = 0.25  # measured: one patient 0.1, two patients 0.35 (REFINEMENT.md)
+LEAST_SEEN = 0.2  # share of the lungs that the moving image must show
 SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
 START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
 BACK_MM = 4.0  # of the grid on which the way back begins
@@ -119,7 +120,8 @@ def refine(
 
     Raises
     ------
-    InputError : unknown preset, a mask without voxels, or a field that does not reach the mask. Cancelled.
+    InputError : unknown preset, a mask without voxels, a field that does not reach the mask, or that leads out of the moving
+    image. Cancelled.
     """
     settings = preset if isinstance(preset, Settings) else PRESETS.get(preset)
     if settings is None:
@@ -133,8 +135,7 @@ def refine(
     if not settings.both_ways:
         return result
     back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=cancelled)
-    # the moving image's lungs are where the fixed image's go
-    moving_mask = back.warp_image(mask, back.grid, label=True)
+    moving_mask = _carried(mask, back, moving)
     backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
     warp.added.append(_half_way(result, backward.result(cancelled), region, warp, descent))
     return warp.result(cancelled)
@@ -172,6 +173,13 @@ def _start(field: DisplacementField, region: Box) -> DisplacementField:
         field = field.resample(field.grid.with_spacing(np.minimum(field.grid.spacing, MAX_SPACING_MM)))
     region = region.grown(max(field.grid.spacing))
     return field.covering(region.grid(1))
+
+
+def _carried(mask: sitk.Image, back: DisplacementField, moving: sitk.Image) -> sitk.Image:
+    """The moving image's lungs: where the fixed image's go, as far as the moving image shows them."""
+    carried = back.warp_image(mask, back.grid, label=True)
+    shown = Grid.from_image(moving).contains(back.grid.points())
+    return back.grid.image((sitk.GetArrayViewFromImage(carried) > 0).astype(np.uint8) * shown)
 
 
 def _lattice(region: Box, spacing_mm: float) -> Grid:
@@ -233,6 +241,7 @@ class _Descent:
                 asked = stage.voxel_mm
                 if first and direction == "forward":
                     _keep_best_share(pair, warp, lung, stage, generator)
+                    _check_seen(pair, warp, lung, stage, generator)
             result = _optimise(pair, warp, lung, region, stage, settings, generator, self.report)
             self.done += stage.iterations
             about = {"stage": self.number, "direction": direction, **asdict(stage)}
@@ -252,12 +261,28 @@ def _keep_best_share(
     w, wanted = warp.at(points), pair.fixed_at(points)
     if float(w.abs().max()) < 1e-3:
         return
+    chance = float((wanted - wanted.roll(1, 0)).square().sum(1).mean())
     costs = []
     for share in START_SHARES:
         difference, _, seen = pair.difference(points + share * w, wanted)
-        costs.append(float(mean_square(difference, seen)))
+        # a share that leads points out of the moving image must not gain by it
+        unseen = 1 - float(seen.mean())
+        costs.append((1 - unseen) * float(mean_square(difference, seen)) + unseen * chance)
     warp.share = START_SHARES[int(np.argmin(costs))]
     warp.start *= warp.share
+
+
+def _check_seen(
+    pair: FeaturePair, warp: Warp, lung: LungPoints, stage: Stage, generator: torch.Generator
+) -> None:
+    """InputError where next to nothing of the lungs arrives in the moving image: there is nothing to fit."""
+    points = lung.draw(stage.points, generator).to(warp.device)
+    seen = float(pair.seen(points + warp.at(points)).mean())
+    if seen < LEAST_SEEN:
+        raise InputError(
+            f"The displacement field leads out of the moving image: only {100 * seen:.0f} % of the fixed image's lungs arrive "
+            f"in it; give a field of this pair."
+        )
 
 
 def _optimise(

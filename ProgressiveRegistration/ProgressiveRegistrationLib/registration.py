@@ -149,7 +149,7 @@ def register(
             where = str(network.torch_device if network is not None else chosen)
             try:
                 result = refine(fixed, moving, result, device=where, **options)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 if where == "cpu":
                     raise
                 steps.clear()
