@@ -68,6 +68,21 @@ def test_the_same_error_whether_or_not_the_landmarks_are_under_the_transform():
     np.testing.assert_allclose(under.before, free.before, atol=1e-9)
 
 
+@pytest.mark.parametrize("result", [True, False])
+def test_a_parent_of_the_measured_transform_counts_once(result):
+    fixed, moving, x, error = pair()
+    node = registered()
+    if not result:
+        node.RemoveAttribute(mrml.RESULT_ATTRIBUTE)
+    node.SetAndObserveTransformNodeID(add_linear(np.array([[1, 0, 0, 4.0], *np.eye(4)[1:]])).GetID())
+    expected = np.linalg.norm(motion(x - [4, 0, 0]) - motion(x) - error, axis=1)
+    for under in (None, node.GetID()):
+        moving.SetAndObserveTransformNodeID(under)
+        errors = mrml_landmarks.landmark_errors(fixed, moving, node)
+        np.testing.assert_allclose(errors.after, expected, atol=0.05)  # 3.5 mm grid
+        np.testing.assert_allclose(errors.before, np.linalg.norm(x - motion(x) - error, axis=1), atol=1e-9)
+
+
 def test_an_earlier_result_can_be_measured_while_the_landmarks_are_under_a_later_one():
     fixed, moving, _, _ = pair()
     first, second = registered(), registered()

@@ -120,6 +120,15 @@ def test_volume_under_a_nonlinear_transform_is_refused_with_advice():
         mrml.image_from_volume(fixed)
 
 
+def test_pose_without_a_transform_leaves_out_what_is_above_it():
+    fixed, _ = add_pair()
+    below, top = add_linear(np.diag([2.0, 2, 2, 1])), nonlinear()
+    measured = nonlinear()
+    for node, parent in ((fixed, below), (below, measured), (measured, top)):
+        node.SetAndObserveTransformNodeID(parent.GetID())
+    np.testing.assert_array_equal(mrml.pose(fixed, without=measured), np.diag([2.0, 2, 2, 1]))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

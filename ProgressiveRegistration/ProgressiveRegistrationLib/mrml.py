@@ -65,7 +65,9 @@ def is_result(transform_node) -> bool:
 
 
 def pose(node, without=None) -> np.ndarray:
-    """(4, 4): from the node's own coordinates to the world, RAS mm; without results and the node ``without``.
+    """(4, 4): from the node's own coordinates to the world, RAS mm; without results.
+
+    ``without`` : a transform node left out together with all above it, which ``point_map`` of it counts.
 
     Raises
     ------
@@ -73,7 +75,9 @@ def pose(node, without=None) -> np.ndarray:
     """
     total = np.eye(4)
     for parent in parents(node):
-        if parent is without or is_result(parent):
+        if parent is without:
+            break
+        if is_result(parent):
             continue
         if not parent.IsLinear():
             raise InputError(

@@ -27,8 +27,8 @@ _DEFINED = slicer.vtkMRMLMarkupsNode.PositionDefined
 def landmarks_from_node(node, without=None) -> tuple[Landmarks, np.ndarray]:
     """The placed points of a point list in the world (LPS mm), and their control point indices (n,).
 
-    Left out is the effect of registration results above the list, and of the transform node ``without``; the
-    other parents may be of any kind.
+    Left out is the effect of registration results above the list, and of the transform node ``without`` with
+    all above it (``point_map`` of it counts those); the other parents may be of any kind.
     """
     index = [i for i in range(node.GetNumberOfControlPoints()) if _placed(node, i)]
     local = np.array([node.GetNthControlPointPosition(i) for i in index], float).reshape(-1, 3)
@@ -43,11 +43,13 @@ def _placed(node, i: int) -> bool:
 
 
 def _to_world(node, without) -> vtk.vtkGeneralTransform:
-    """Local RAS -> world RAS with the parents' transforms, registration results and ``without`` left out."""
+    """Local RAS -> world RAS with the parents' transforms below ``without``, registration results left out."""
     general = vtk.vtkGeneralTransform()
     general.PostMultiply()
     for parent in parents(node):
-        if parent is without or is_result(parent):
+        if parent is without:
+            break
+        if is_result(parent):
             continue
         step = parent.GetTransformToParent()
         if step is not None:
