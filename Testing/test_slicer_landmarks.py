@@ -158,6 +158,15 @@ def test_different_counts_without_common_labels_are_refused():
         matched(["F-1", "F-2"], ["M-1", "M-2", "M-3"])
 
 
+@pytest.mark.parametrize("labels", [(["a", "b", ""], ["a", "b"]), (["a", "b"], ["a", "b", "b"])])
+def test_labels_that_do_not_tell_are_not_said_to_be_missing(labels):
+    words = (
+        f"A has {len(labels[0])} points, B has {len(labels[1])}, and some of their labels are empty or repe"
+    )
+    with pytest.raises(InputError, match=words):
+        matched(*labels)
+
+
 def test_empty_list_is_named():
     fixed, _, _, _ = pair()
     empty = add_points(np.empty((0, 3)), name="Empty list")
@@ -172,6 +181,27 @@ def test_points_that_were_never_placed_do_not_count():
     assert "L4" not in errors.labels
     assert 4 not in errors.moving_index
     assert len(errors.after) == 14
+
+
+def test_points_matched_by_order_keep_their_partners_when_one_was_never_placed():
+    x = fixed_points(6)
+    fixed, moving = add_points(x, name="F"), add_points(motion(x), name="M")
+    for node in (fixed, moving):
+        for n in range(6):
+            node.SetNthControlPointLabel(n, f"{node.GetName()}-{n}")
+    fixed.UnsetNthControlPointPosition(1)
+    expected = np.linalg.norm(x - motion(x), axis=1)
+    errors = mrml_landmarks.landmark_errors(fixed, moving)
+    np.testing.assert_allclose(errors.before, expected[[0, 2, 3, 4, 5]], atol=1e-9)
+    assert errors.how == "5 landmarks matched by order; 1 without a partner left out."
+    moving.UnsetNthControlPointPosition(4)
+    errors = mrml_landmarks.landmark_errors(fixed, moving)
+    np.testing.assert_allclose(errors.before, expected[[0, 2, 3, 5]], atol=1e-9)
+    assert errors.fixed_index.tolist() == errors.moving_index.tolist() == [0, 2, 3, 5]
+    for n in (0, 2, 3, 5):
+        moving.UnsetNthControlPointPosition(n)
+    with pytest.raises(InputError, match="F and M have no landmark that is placed in both"):
+        mrml_landmarks.landmark_errors(fixed, moving)
 
 
 def test_measurement_survives_the_markups_file_and_a_second_update(tmp_path):

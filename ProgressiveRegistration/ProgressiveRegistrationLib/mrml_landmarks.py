@@ -30,12 +30,14 @@ def landmarks_from_node(node, without=None) -> tuple[Landmarks, np.ndarray]:
     Left out is the effect of registration results above the list, and of the transform node ``without`` with
     all above it (``point_map`` of it counts those); the other parents may be of any kind.
     """
-    index = [i for i in range(node.GetNumberOfControlPoints()) if _placed(node, i)]
+    placed = [_placed(node, i) for i in range(node.GetNumberOfControlPoints())]
+    index, undefined = np.flatnonzero(placed).tolist(), tuple(np.flatnonzero(np.logical_not(placed)).tolist())
     local = np.array([node.GetNthControlPointPosition(i) for i in index], float).reshape(-1, 3)
     general = _to_world(node, without)
     world = np.array([general.TransformPoint(p) for p in local.tolist()], float).reshape(-1, 3)
     labels = [node.GetNthControlPointLabel(i) for i in index]
-    return Landmarks(world * [-1, -1, 1], labels, source=node.GetName()), np.array(index, int)
+    landmarks = Landmarks(world * [-1, -1, 1], labels, undefined=undefined, source=node.GetName())
+    return landmarks, np.array(index, int)
 
 
 def _placed(node, i: int) -> bool:
@@ -68,11 +70,12 @@ def landmarks_to_node(landmarks: Landmarks, node) -> None:
 def match(fixed: Landmarks, moving: Landmarks) -> tuple[list[tuple[int, int]], str]:
     """Pairs of positions in the two lists, and a sentence on how they were paired.
 
-    By label where the lists share labels (points that only one list names are left out), else by order.
+    By label where the lists share labels (points that only one list names are left out), else by their place
+    in the list, where points that were never placed count (and are left out, with their partners).
 
     Raises
     ------
-    InputError : an empty list, or no shared label and different counts.
+    InputError : a list without a placed point, labels that do not tell and different counts, or no pair.
     """
     for landmarks in (fixed, moving):
         if not len(landmarks):
@@ -80,19 +83,28 @@ def match(fixed: Landmarks, moving: Landmarks) -> tuple[list[tuple[int, int]], s
                 f"{landmarks.source} has no placed point: place landmarks or choose another list."
             )
     unique = all(len(set(l.labels)) == len(l) and "" not in l.labels for l in (fixed, moving))
-    shared = set(fixed.labels) & set(moving.labels)
-    if unique and shared:
-        place = {label: j for j, label in enumerate(moving.labels)}
-        pairs = [(i, place[label]) for i, label in enumerate(fixed.labels) if label in place]
-        left = len(fixed) + len(moving) - 2 * len(pairs)
-        rest = f"; {left} without a partner left out" if left else ""
-        return pairs, f"{len(pairs)} landmarks matched by label{rest}."
-    if len(fixed) != len(moving):
-        raise InputError(
-            f"{fixed.source} has {len(fixed)} points, {moving.source} has {len(moving)}, and they share no "
-            "label: name the same landmarks alike in both lists."
+    shared = set(fixed.labels) & set(moving.labels) - {""}
+    by_label = bool(unique and shared)
+    counts = [len(landmarks) + len(landmarks.undefined) for landmarks in (fixed, moving)]
+    if not by_label and counts[0] != counts[1]:
+        why = (
+            "some of their labels are empty or repeated: give each landmark a name of its own, the same"
+            if shared
+            else "they share no label: name the same landmarks alike"
         )
-    return [(i, i) for i in range(len(fixed))], f"{len(fixed)} landmarks matched by order."
+        raise InputError(
+            f"{fixed.source} has {counts[0]} points, {moving.source} has {counts[1]}, and {why} in both lists."
+        )
+    names = [l.labels if by_label else l.places.tolist() for l in (fixed, moving)]
+    partner = {name: j for j, name in enumerate(names[1])}
+    pairs = [(i, partner[name]) for i, name in enumerate(names[0]) if name in partner]
+    if not pairs:
+        raise InputError(
+            f"{fixed.source} and {moving.source} have no landmark that is placed in both: place them."
+        )
+    left = len(fixed) + len(moving) - 2 * len(pairs)
+    rest = f"; {left} without a partner left out" if left else ""
+    return pairs, f"{len(pairs)} landmarks matched by {'label' if by_label else 'order'}{rest}."
 
 
 @dataclass(frozen=True)
