@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 
@@ -340,7 +341,7 @@ def test_two_scenes_in_a_row(logic):
 def test_missing_packages_are_an_exception_with_the_command_to_run(module, monkeypatch):  # noqa: F811
     from ProgressiveRegistrationSlicer import installer
 
-    monkeypatch.setattr(installer, "missing", lambda: ["torch>=2.4", "safetensors>=0.4"])
+    monkeypatch.setattr(installer, "missing", lambda torch: ["torch>=2.4", "safetensors>=0.4"])
     with pytest.raises(installer.MissingPackagesError, match=r'pip install "torch>=2.4" "safetensors>=0.4"'):
         module.ProgressiveRegistrationLogic().register(*add_pair())
 
@@ -412,6 +413,19 @@ def test_measuring_gives_the_same_with_the_moving_volume_under_the_transform(log
         pages.append((report["inputs"], report["folding"], re.findall(r"data:image/png[^\"]*", page)))
     assert len(pages[0][2]) >= 9
     assert pages[0] == pages[1]
+
+
+def test_report_names_the_packages_it_needs_before_it_measures(logic, monkeypatch, tmp_path):
+    from ProgressiveRegistrationSlicer import installer
+
+    find = importlib.util.find_spec
+    lacking = ("torch", "jinja2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else find(name))
+    measurement = logic.measurement(shift_from_elsewhere(), *add_pair())
+    with pytest.raises(installer.MissingPackagesError, match=r'missing or too old: jinja2.*"jinja2>=3.1"\.$'):
+        measurement.compute(tmp_path)
+    assert measurement.compute()["folding"]["field_of_view_percent"] == 0
+    assert not list(tmp_path.iterdir())
 
 
 # ---------- loading the module

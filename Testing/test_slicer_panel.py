@@ -754,7 +754,11 @@ def without_torch(monkeypatch):
     utils.PyTorchUtilsLogic = PyTorchUtilsLogic
     utils.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
     monkeypatch.setitem(__import__("sys").modules, "PyTorchUtils", utils)
-    monkeypatch.setattr(installer, "missing", lambda: list(log["missing"]))
+
+    def missing(torch=True):
+        return [name for name in log["missing"] if torch or not name.startswith("torch")]
+
+    monkeypatch.setattr(installer, "missing", missing)
     monkeypatch.setattr(installer, "_pip", pip)
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", ask)
     return log
@@ -812,6 +816,22 @@ def test_saying_no_installs_nothing_and_the_panel_says_so(panel, without_torch):
     assert without_torch["installed"] == []
     assert "were not installed" in panel.ui.messageLabel.text
     assert panel._task is None
+
+
+def test_report_offers_to_install_what_it_needs_and_that_is_not_torch(panel, without_torch, tmp_path):  # noqa: F811
+    choose(panel)
+    panel.ui.evaluatedTransformSelector.setCurrentNode(add_linear(np.eye(4)))
+    panel.ui.reportFolder.currentPath = str(tmp_path)
+    without_torch["answer"] = False
+    panel.ui.reportButton.click()
+    assert panel.ui.messageLabel.text == "The report needs Python packages that were not installed."
+    assert (panel._task, without_torch["installed"]) == (None, [])
+    without_torch["answer"] = True
+    panel.ui.reportButton.click()
+    finish(panel)
+    assert "safetensors. Install them now?" in without_torch["asked"][-1]
+    assert without_torch["installed"] == [["safetensors>=0.4"]]
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_without_the_pytorch_extension_its_installation_is_advised(without_torch, monkeypatch):

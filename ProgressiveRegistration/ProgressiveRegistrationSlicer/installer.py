@@ -1,4 +1,7 @@
-"""The Python packages that registering needs and Slicer lacks; installed only when the user says so."""
+"""The Python packages that registering and reports need and Slicer lacks; installed only when the user says so.
+
+Reports need no PyTorch: ``torch=False`` asks for the rest alone.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ def requirements() -> list[str]:
     return [line for line in lines if line]
 
 
-def missing() -> list[str]:
+def missing(torch: bool = True) -> list[str]:
     """Requirements that cannot be imported or are too old, torch first; looks only, imports nothing."""
-    wanted = ["torch" + TORCH, *requirements()]
+    wanted = ["torch" + TORCH, *requirements()] if torch else requirements()
     return [w for w in wanted if importlib.util.find_spec(_import_name(w)) is None or _outdated(w)]
 
 
@@ -67,18 +70,19 @@ def _import_name(requirement: str) -> str:
     return name.lower()
 
 
-def require() -> None:
+def require(torch: bool = True) -> None:
     """For scripts: MissingPackagesError with the command to run when something is missing."""
-    lacking = missing()
+    lacking = missing(torch)
     if lacking:
+        extension = " (or install the PyTorch extension and press Register in the module)" if torch else ""
         names = " ".join(f'"{name}"' if "<" in name or ">" in name else name for name in lacking)
         raise MissingPackagesError(
             f"Python packages are missing or too old: {_described(lacking)}; run once: "
-            f"PythonSlicer -m pip install {names} (or install the PyTorch extension and press Register in the module)."
+            f"PythonSlicer -m pip install {names}{extension}."
         )
 
 
-def ensure(ask: Callable[[str], bool] | None = None) -> None:
+def ensure(ask: Callable[[str], bool] | None = None, torch: bool = True) -> None:
     """For the window: ask once for everything that is missing or too old, then install it.
 
     torch comes through the PyTorch extension, which chooses the build for this computer's graphics card.
@@ -88,7 +92,7 @@ def ensure(ask: Callable[[str], bool] | None = None) -> None:
     MissingPackagesError : the user said no, the PyTorch extension is not there, installing did not help, or
         a package that is in use was replaced.
     """
-    lacking = missing()
+    lacking = missing(torch)
     if not lacking:
         return
     torch_lacking = lacking[0].startswith("torch")
@@ -100,13 +104,21 @@ def ensure(ask: Callable[[str], bool] | None = None) -> None:
             )
         )
     ask = ask or slicer.util.confirmOkCancelDisplay
-    text = _(
-        "Registering needs Python packages that are not installed yet or too old: {names}. Install them now? "
-        "This takes some minutes and up to a few gigabytes."
-    )
+    if torch:
+        text = _(
+            "Registering needs Python packages that are not installed yet or too old: {names}. Install them "
+            "now? This takes some minutes and up to a few gigabytes."
+        )
+        refused = _("Registering needs Python packages that were not installed.")
+    else:
+        text = _(
+            "The report needs Python packages that are not installed yet or too old: {names}. Install them "
+            "now?"
+        )
+        refused = _("The report needs Python packages that were not installed.")
     in_use = [name for name in map(_import_name, filter(_outdated, lacking)) if name in sys.modules]
     if not ask(text.format(names=_described(lacking))):
-        raise MissingPackagesError(_("Registering needs Python packages that were not installed."))
+        raise MissingPackagesError(refused)
     if torch_lacking:
         import PyTorchUtils
 
@@ -115,7 +127,7 @@ def ensure(ask: Callable[[str], bool] | None = None) -> None:
     if others:
         _pip(others)
     importlib.invalidate_caches()
-    still = missing()
+    still = missing(torch)
     if still:
         raise MissingPackagesError(
             _("These packages could not be installed: {names}. See the error log.").format(
@@ -124,9 +136,7 @@ def ensure(ask: Callable[[str], bool] | None = None) -> None:
         )
     if in_use:
         raise MissingPackagesError(
-            _("{names} was updated: restart Slicer, then press Register again.").format(
-                names=", ".join(in_use)
-            )
+            _("{names} was updated: restart Slicer, then try again.").format(names=", ".join(in_use))
         )
 
 

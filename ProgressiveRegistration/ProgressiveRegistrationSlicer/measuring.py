@@ -10,6 +10,7 @@ from ProgressiveRegistrationLib import mrml
 from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputError
 from ProgressiveRegistrationLib.geometry import Box, Grid
 
+from . import installer
 from .i18n import _
 from .session import lung_mask, lung_region
 
@@ -60,13 +61,16 @@ class Measurement:
         Raises
         ------
         OutputError : the folder is missing or cannot be written.
+        MissingPackagesError : a package that draws the report is missing.
         """
         from ProgressiveRegistrationLib import report as reports
         from ProgressiveRegistrationLib.lungs import find_lungs
         from ProgressiveRegistrationLib.quality import quality_figures
 
-        if folder is not None and not Path(folder).is_dir():
-            raise OutputError(f"The report cannot be written: there is no folder {folder}.")
+        if folder is not None:
+            installer.require(torch=False)
+            if not Path(folder).is_dir():
+                raise OutputError(f"The report cannot be written: there is no folder {folder}.")
         tell = progress or (lambda *_: None)
         began = time.monotonic()
         notes = []

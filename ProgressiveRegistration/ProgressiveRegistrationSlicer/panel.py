@@ -416,6 +416,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._errorsShown():
             if not folder:
                 raise ProgressiveRegistrationError(_("Choose a folder for the report."))
+            installer.ensure(torch=False)
             measurement = self._measurement()
             self._start(lambda progress, cancelled: measurement.compute(folder, progress, cancelled), show)
 
