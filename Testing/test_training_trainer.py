@@ -294,6 +294,42 @@ def test_sigterm_leaves_a_checkpoint_that_can_be_continued(place):
     assert f"Continuing at iteration {state['iteration']}" in result.stdout
 
 
+@pytest.mark.parametrize("when", ["in the step", "while validating"])
+def test_a_signal_does_not_wait_for_a_validation_that_is_due(place, when):
+    """Validation has 60 samples in every iteration; of one that has begun only what is whole is kept."""
+    name = f"hurried-{when.split()[0]}"
+    data = {**BASE["data"], "validation": ["data"]}
+    run = trainer(place, name, data=data, validation={"every": 1, "samples": 60})
+    drawn = []
+    step, validate = run._step, run.validate
+
+    def hit(t, sample):
+        if when == "in the step" and t == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(t, sample)
+
+    def measure():
+        draw = run.held_out.sample
+
+        def counted(*args, **options):
+            drawn.append(run.iteration)
+            if when == "while validating" and drawn.count(2) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return draw(*args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run.held_out, "sample", counted)
+            return validate()
+
+    run._step, run.validate = hit, measure
+    assert run.run() == 2
+    assert drawn.count(1) == 60
+    assert drawn.count(2) == (0 if when == "in the step" else 2)
+    _, state = checkpoint.load(checkpoint.checkpoints(run.checkpoint_folder)[-1])
+    assert state["iteration"] == 2
+    assert [entry["iteration"] for entry in state["history"]] == [1]
+
+
 def test_two_processes_average_the_gradients_of_two_samples(place):
     """One step of SGD over two CPU processes against the same step by hand."""
     options = {"name": "sgd", "learning_rate": 1e-2, "momentum": 0.0}

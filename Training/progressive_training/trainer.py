@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from .network import ProgressiveUNet, pool_to, resize
 from .pairs import prepare_pair
 from .phantoms import PhantomStore
 from .samples import Sample, SampleStream
+
+if TYPE_CHECKING:
+    from .logs import Log
 
 EVALUATION_SIDE = 64
 GROWTH_SAMPLES = 4
@@ -322,21 +326,18 @@ class Trainer:
                 self.iteration += 1
                 self.seconds += time.monotonic() - began
                 log.step(self, t, loss, zero, time.monotonic() - began)
-                every = self.config.validation.every
-                if every and self.iteration % every == 0:
-                    result = self.validate()
-                    if result:
-                        self.history.append(result)
-                        log.validation(self, result)
-                if output.pictures_every and self.iteration % output.pictures_every == 0:
-                    log.pictures(self)
                 if output.snapshot_every and self.iteration % output.snapshot_every == 0:
                     self._or_warn("snapshot", self._snapshot)
-                due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
-                if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
-                    self._or_warn("checkpoint", self.save)
-                    last_save = time.monotonic()
-                if self._anywhere(bool(self.stop_reason)):
+                # Who stops training, often with a deadline, does not wait for what is only to be looked at.
+                stopping = self._anywhere(bool(self.stop_reason))
+                if not stopping:
+                    self._look(log)
+                    due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
+                    if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
+                        self._or_warn("checkpoint", self.save)
+                        last_save = time.monotonic()
+                    stopping = self._anywhere(bool(self.stop_reason))
+                if stopping:
                     reason = self.stop_reason or "another process received a signal"
                     self.report(f"Stopping after iteration {self.iteration}: {reason}.")
                     break
@@ -345,6 +346,17 @@ class Trainer:
             if workers:
                 workers.shutdown(wait=True, cancel_futures=True)
             log.close()
+
+    def _look(self, log: Log) -> None:
+        """Validation and pictures, where they are due."""
+        every, pictures = self.config.validation.every, self.config.output.pictures_every
+        if every and self.iteration % every == 0:
+            result = self.validate()
+            if result:
+                self.history.append(result)
+                log.validation(self, result)
+        if pictures and self.iteration % pictures == 0 and not self.stop_reason:
+            log.pictures(self)
 
     def _or_warn(self, what: str, write: Callable[[], object]) -> None:
         """Write in passing: a full disk must not end a run of days, and what was written before still stands."""
@@ -436,7 +448,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict | None:
-        """Held-out error inside the lung, mm, on a fixed list of deformations, and TRE on the configured pairs."""
+        """Held-out error inside the lung, mm, on a fixed list of deformations, and TRE on the configured pairs.
+
+        None when a signal comes meanwhile (a mean over fewer would be another figure), and in processes but the first.
+        """
         if not self.fabric.is_global_zero:
             return None
         finest = self.plain.side(self.schedule.finest(self.iteration - 1))
@@ -445,6 +460,8 @@ class Trainer:
             errors, zeros = [], []
             scans = len(self.held_out.store)
             for number in range(self.config.validation.samples * scans):
+                if self.stop_reason:
+                    return None
                 sample = self.held_out.sample(
                     number, image_side(finest), EVALUATION_SIDE, scan=number % scans
                 )
@@ -454,6 +471,8 @@ class Trainer:
                 zeros.append(zero)
             result.update({"lung_error_mm": float(np.mean(errors)), "zero_field_mm": float(np.mean(zeros))})
         for pair in self.pairs:
+            if self.stop_reason:
+                return None
             side = image_side(finest)
             images = pool_to(pair.images, side)
             result[f"tre_{pair.name}_mm"] = float(pair.tre(self.predict(images, 128)[0]).mean())
