@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import yaml
 from progressive_training import checkpoint
@@ -23,7 +24,7 @@ from progressive_training.network import ProgressiveUNet
 from progressive_training.trainer import Trainer, TrainingStopped, weighted_loss
 from ProgressiveRegistrationLib.errors import InputError, ModelError, OutputError
 from ProgressiveRegistrationLib.model import ModelCard, load_model
-from training_helpers import write_chests
+from training_helpers import small_chest, write_chests
 
 BASE = {
     "data": {
@@ -485,6 +486,52 @@ def test_export_gives_a_model_that_predicts_what_the_trained_network_does(place,
     assert card.training_steps == {"8": 2, "16": 2, "32": 2, "64": 2, "128": 2, "total": 10}
     assert card.training_data == [{"name": "made", "licence": "none", "scans": 1}]
     assert ModelCard.read(tmp_path / "tiny.json") == card
+
+
+BASELINE_TO_5 = {"plateau": None, "transition": None, "baseline": True, "iterations": 5}
+
+
+def test_export_states_the_scans_and_the_steps_that_were_trained_not_those_described(place, tmp_path):
+    """Three iterations at 8^3 on one chest, then two at 128^3 on another, in a run that describes one chest."""
+    trainer(place, "coarse").run(until=3)
+    found = checkpoint.checkpoints(place / "runs" / "coarse" / "checkpoints")[-1]
+    (place / "more").mkdir()
+    sitk.WriteImage(small_chest(1), str(place / "more" / "another.nrrd"))
+    run = trainer(place, "fine", data={**BASE["data"], "train": ["more"]}, schedule=BASELINE_TO_5)
+    run.run(start_from=found)
+    path = checkpoint.checkpoints(run.checkpoint_folder)[-1]
+    assert checkpoint.load(path)[1]["scans"] == ["another.nrrd", "chest0.nrrd"]
+    said = []
+    card = export(path, "both", tmp_path, report=said.append)
+    assert card.training_steps == {"8": 3, "16": 0, "32": 0, "64": 0, "128": 2, "total": 5}
+    assert card.training_data == [{"name": "made", "licence": "none", "scans": 2}]
+    assert card.extra["training_scans"] == 2
+    assert any("trained for 3, 0, 0, 0, 2 iterations" in text for text in said)
+    assert any("describes 1 training scan(s) and the checkpoint was trained on 2" in text for text in said)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_checkpoint_without_a_record_is_continued_and_exported_by_its_schedule(place, tmp_path, changed):
+    name = f"recordless-{changed}"
+    baseline = {**BASE["schedule"], **BASELINE_TO_5}
+    run = trainer(place, name, schedule=baseline)
+    run.run(until=1)
+    path = checkpoint.checkpoints(run.checkpoint_folder)[-1]
+    groups, state = checkpoint.load(path)
+    del state["steps"], state["scans"]
+    checkpoint.save(path, groups, state)
+    said = []
+    steps = {"8": 0, "16": 0, "32": 0, "64": 0, "128": 1, "total": 1}
+    card = export(path, "old", tmp_path, report=said.append)
+    assert (card.training_steps, card.training_data[0]["scans"]) == (steps, 1)
+    assert "training_scans" not in card.extra
+    # Of other scans, before the record began, only the description knows.
+    data = {**BASE["data"], "train": ["data", "data/chest0.nrrd"]} if changed else BASE["data"]
+    trainer(place, name, schedule=baseline, data=data).run(resume=True, until=2)
+    card = export(checkpoint.checkpoints(run.checkpoint_folder)[-1], "old", tmp_path, report=said.append)
+    assert card.training_steps == {**steps, "128": 2, "total": 2}
+    assert card.extra.get("training_scans") == (None if changed else 1)
+    assert not said
 
 
 def test_export_refuses_a_network_whose_last_level_is_not_alone(place, tmp_path):

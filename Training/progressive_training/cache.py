@@ -157,6 +157,11 @@ def load(folder: Path, window: tuple[float, float]) -> CachedScan:
     )
 
 
+def scan_name(folder: Path) -> str:
+    """What a prepared scan is called."""
+    return json.loads((folder / "scan.json").read_text(encoding="utf-8"))["name"]
+
+
 def is_prepared(folder: Path) -> bool:
     """Is there a whole scan of this version in ``folder``?"""
     try:

@@ -52,7 +52,7 @@ def export(
     from .export import export as write
 
     described = read_config(config) if config else None
-    card = write(checkpoint, name, output, version, description, described, default)
+    card = write(checkpoint, name, output, version, description, described, default, typer.echo)
     typer.echo(f"Wrote {card.path} and {card.weights}, sha256 {card.sha256}")
 
 

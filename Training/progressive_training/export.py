@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,47 @@ from ProgressiveRegistrationLib.network_input import SIGMA, WINDOW
 
 from . import checkpoint
 from .config import Config, config_from_dict
-from .schedule import Schedule
 
 UNET = "unet."
 
 
-def steps_by_level(schedule: Schedule, iterations: int, sides: list[int]) -> dict[str, int]:
-    """Iterations in which each level was the finest active one."""
-    counts = dict.fromkeys((str(s) for s in sides), 0)
-    for t in range(iterations):
-        counts[str(sides[schedule.finest(t)])] += 1
-    counts["total"] = iterations
-    return counts
+def described_data(
+    described: Any, scans: list[str] | None, report: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """The configuration's ``training_data``, with no other numbers of scans than the checkpoint's record bears out.
+
+    ``scans``: that record; None for older checkpoints, which have none.
+    """
+    data = [dict(entry) for entry in described]
+    counts = [entry.get("scans", 0) for entry in data]
+    if scans is None or sum(counts) == len(scans):
+        return data
+    report(
+        f"Warning: the configuration describes {sum(counts)} training scan(s) and the checkpoint was trained on "
+        f"{len(scans)}: correct data.training_data; the card gives the latter number."
+    )
+    for entry in data:
+        # Of several it cannot be told which number is wrong.
+        entry.pop("scans", None)
+        if len(data) == 1:
+            entry["scans"] = len(scans)
+    return data
+
+
+def counted_steps(
+    state: dict[str, Any], run: Config, report: Callable[[str], None] = print
+) -> dict[str, int]:
+    """Iterations that each level was the finest one in, and in all; by the schedule for checkpoints that did not count."""
+    levels, iteration = run.network.levels, int(state["iteration"])
+    sides = [str(run.network.size >> (levels - 1 - i)) for i in range(levels)]
+    planned = run.build_schedule().steps(iteration)
+    counted = list(state.get("steps", planned))
+    if counted != planned:
+        report(
+            f"Warning: the levels were trained for {', '.join(map(str, counted))} iterations, and by the last schedule it "
+            f"would be {', '.join(map(str, planned))}: the card gives the former."
+        )
+    return {**dict(zip(sides, counted)), "total": sum(counted)}
 
 
 def unet_weights(
@@ -44,12 +74,14 @@ def export(
     description: str = "",
     config: Config | None = None,
     default: bool = False,
+    report: Callable[[str], None] = print,
 ) -> ModelCard:
     """Write ``name``.json and ``name``.safetensors into ``output``.
 
     Parameters
     ----------
-    path : checkpoint. config : describes the training data in its place.
+    path : checkpoint. config : describes the training data in its place. report : told where a description and the
+        checkpoint's own record of its training disagree; the card then follows the record.
 
     Raises
     ------
@@ -75,9 +107,8 @@ def export(
         raise InputError(
             f"The checkpoint {path} was trained on plain intensities, which the engine does not feed."
         )
-    levels = run.network.levels
-    sides = [run.network.size >> (levels - 1 - i) for i in range(levels)]
-    last = [h for h in state.get("history", []) if h.get("level") == sides[-1]][-1:]
+    scans = state.get("scans")
+    last = [h for h in state.get("history", []) if h.get("level") == run.network.size][-1:]
     metrics: dict[str, Any] = {}
     if last:
         metrics["validation while training, averaged weights"] = {
@@ -90,13 +121,13 @@ def export(
         name=name,
         version=version,
         width=run.network.width,
-        levels=levels,
+        levels=run.network.levels,
         size=run.network.size,
         window=tuple(run.data.window) or WINDOW,
         sigma=run.sampling.sigma or SIGMA,
         output_unit="voxel",
-        training_data=[dict(d) for d in data.training_data],
-        training_steps=steps_by_level(schedule, iteration, sides),
+        training_data=described_data(data.training_data, scans, report),
+        training_steps=counted_steps(state, run, report),
         metrics=metrics,
         weights="",
         sha256="",
@@ -110,6 +141,7 @@ def export(
             "weights": f"exponential average, {run.optimiser.ema}",
             "training": "progressive" if not schedule.is_baseline else "baseline (not progressive)",
             "licence_note": data.licence,
+            **({} if scans is None else {"training_scans": len(scans)}),
         },
     )
     return write_model(card, unet_weights(groups), output)

@@ -112,6 +112,13 @@ class Schedule:
         """The finest active level."""
         return max(i for i, a in enumerate(self.alpha(iteration)) if a > 0)
 
+    def steps(self, iterations: int) -> list[int]:
+        """Of the first ``iterations``, those in which each level is the finest active one, coarsest first."""
+        counts = [0] * self.levels
+        for t in range(iterations):
+            counts[self.finest(t)] += 1
+        return counts
+
     def phase(self, iteration: float) -> int:
         """The level whose rise has begun: it changes at tau_i, one iteration before ``finest`` may."""
         if self.is_baseline:

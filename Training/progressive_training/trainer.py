@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -24,8 +25,8 @@ from ProgressiveRegistrationLib.errors import (
 from ProgressiveRegistrationLib.files import write_text
 
 from . import checkpoint
-from .cache import ScanStore
-from .config import Config, Optimiser, changed_settings
+from .cache import ScanStore, scan_name
+from .config import Config, Optimiser, changed_settings, config_from_dict
 from .dataset import prepare_data
 from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
@@ -103,6 +104,8 @@ class Trainer:
         )
         self.precision = precision
         self.stop_reason = ""
+        # What the weights were trained on, for the model card; None: an older checkpoint does not tell.
+        self.scans: list[str] | None = []
 
     def report(self, text: str) -> None:
         if self.fabric.is_global_zero:
@@ -131,6 +134,9 @@ class Trainer:
                 self.fabric.barrier()
         store = ScanStore(folders, config.data.window, config.data.memory_gb)
         self.stream = SampleStream(store, config.sampling, config.seed, "train", phantoms)
+        self.scans = sorted(map(scan_name, folders)) + [
+            f.name for f in (phantoms.folders if phantoms else ())
+        ]
         self.held_out = None
         if held_out:
             store = ScanStore(held_out, config.data.window, config.data.memory_gb)
@@ -159,6 +165,7 @@ class Trainer:
         self.average = self.fabric.to_device(self.average)
         self.plain = network
         self.iteration, self.seconds, self.history = 0, 0.0, []
+        self.steps = [0] * options.levels
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -191,6 +198,8 @@ class Trainer:
             "alpha": self.schedule.alpha(max(0, self.iteration - 1)),
             "config": self.config.to_dict(),
             "history": self.history[-400:],
+            "steps": self.steps,
+            "scans": self.scans,
         }
         groups = {
             "network": self.plain.state_dict(),
@@ -250,6 +259,23 @@ class Trainer:
             inner.state.setdefault(parameter, {})[entry] = value
         self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
         self.history = list(state.get("history", []))
+        self._take_over_record(state, changed)
+
+    def _take_over_record(self, state: dict, changed: list[str]) -> None:
+        """Add what a checkpoint's weights were trained on to this run's record; older ones must be guessed at."""
+        if "steps" in state:
+            self.steps = list(state["steps"])
+        else:
+            try:
+                schedule = config_from_dict(state["config"]).build_schedule()
+            except (KeyError, InputError):
+                schedule = self.schedule
+            self.steps = schedule.steps(self.iteration)
+        # A checkpoint without a record was trained on these scans too, unless the configuration has changed.
+        same = not any(key in ("data.train", "data.hold_out") or "phantom" in key for key in changed)
+        before = state.get("scans", self.scans if same and state.get("config") else None)
+        known = before is not None and self.scans is not None
+        self.scans = sorted((Counter(before) | Counter(self.scans)).elements()) if known else None
 
     # Running --------------------------------------------------------------------------------------------------------
 
@@ -324,6 +350,7 @@ class Trainer:
                 following = workers.submit(self._draw, t + 1) if workers and t + 1 < end else None
                 loss, zero = self._step(t, sample)
                 self.iteration += 1
+                self.steps[self.schedule.finest(t)] += 1
                 self.seconds += time.monotonic() - began
                 log.step(self, t, loss, zero, time.monotonic() - began)
                 if output.snapshot_every and self.iteration % output.snapshot_every == 0:
