@@ -71,6 +71,18 @@ def test_without_transitions_it_warns_that_the_loss_explodes():
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [Schedule.paper(), Schedule.paper(4000, 0), Schedule.stages([10, 0, 7, 5, 9], [4, 5, 3, 2.5])],
+)
+def test_it_warns_of_training_that_ends_before_the_last_level_is_alone(schedule):
+    enough = next(n for n in range(1, 10**5) if schedule.alpha(n - 1) == [0, 0, 0, 0, 1])
+    assert schedule.warnings(enough) == schedule.warnings()
+    assert schedule.warnings(enough - 1)[-1].endswith(f"make it at least {enough}.")
+    assert "a weight of 0.00" in schedule.warnings(1)[-1]
+    assert not Schedule.baseline().warnings(1)
+
+
+@pytest.mark.parametrize(
     ("tau", "Delta", "delta", "message"),
     [
         ((0, 5), (20, 20), (0, 5), "overlap"),

@@ -635,6 +635,7 @@ def test_a_schedule_without_transitions_warns_when_training_starts(place):
     )
     Trainer(config, report=said.append).run()
     assert any("explodes" in text for text in said)
+    assert any("schedule.iterations = 1 ends training where the last level" in text for text in said)
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "Training" / "configs").glob("*.yaml"))

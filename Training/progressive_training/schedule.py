@@ -85,14 +85,21 @@ class Schedule:
             raise InputError("The schedule must have its first level alone at iteration 0.")
         return self
 
-    def warnings(self) -> list[str]:
-        """Sentences about choices that the paper found to fail."""
-        if self.is_baseline or all(d > 0 for d in self.delta[1:]):
-            return []
-        return [
-            "A transition has delta = 0: the paper (section IV-B) found that the training loss explodes when the next "
-            "level is introduced without a smooth transition."
-        ]
+    def warnings(self, iterations: int | None = None) -> list[str]:
+        """Sentences about choices that the paper found to fail, and of training that ends too early."""
+        found = []
+        if not self.is_baseline and any(d <= 0 for d in self.delta[1:]):
+            found.append(
+                "A transition has delta = 0: the paper (section IV-B) found that the training loss explodes when the "
+                "next level is introduced without a smooth transition."
+            )
+        if iterations is not None and self.alpha(iterations - 1)[-1] < 1:
+            needed = math.ceil(self.tau[-1] + self.delta[-1]) + 1
+            found.append(
+                f"schedule.iterations = {iterations} ends training where the last level has a weight of "
+                f"{self.alpha(iterations - 1)[-1]:.2f}: to get a model that can be exported, make it at least {needed}."
+            )
+        return found
 
     def alpha(self, iteration: float) -> list[float]:
         """Eq. 2 at an iteration: one weight per level, coarsest first; they sum to one."""

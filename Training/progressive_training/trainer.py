@@ -299,7 +299,7 @@ class Trainer:
         elif start_from is not None:
             self.load(start_from, new_run=True)
             self.report(f"Starting at iteration {self.iteration} from {start_from}")
-        for text in self.schedule.warnings():
+        for text in self.schedule.warnings(self.total):
             self.report(f"Warning: {text}")
         if self.fabric.is_global_zero:
             self.config.run_folder.mkdir(parents=True, exist_ok=True)
