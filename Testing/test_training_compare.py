@@ -114,6 +114,21 @@ def test_equal_compute_counts_operations(folder):
         read_study(write(folder, {"ours": None, "cut": {"equal_compute_to": "ours"}}))
 
 
+def test_a_variant_that_diverges_ends_and_the_others_go_on(folder, study):
+    steep = {
+        "optimiser": {"name": "sgd", "learning_rate": 1e30, "momentum": 0.0, "final_learning_rate": None}
+    }
+    variants, _ = read_study(write(folder, {"steep": {"changes": steep}, "ours": {"against": "steep"}}))
+    said = []
+    result = run_study(variants, report=said.append)
+    lost, ours = result["rows"]
+    assert lost["diverged_at"] in range(1, 4)
+    assert any(f"steep: the loss is not finite at iteration {lost['diverged_at']}" in text for text in said)
+    assert "worse_than_partner" not in ours
+    assert ours["held_out_mm"] == study[1]["rows"][0]["held_out_mm"]
+    assert f"| steep | 4 | {lost['tflop']:.1f} | diverged at {lost['diverged_at']} |" in study_table(result)
+
+
 def test_the_study_is_written_as_a_table_and_curves(study, tmp_path):
     _, result = study
     write_study(result, tmp_path)

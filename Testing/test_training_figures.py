@@ -90,6 +90,17 @@ def test_a_resumed_run_counts_each_iteration_once(runs):
     np.testing.assert_allclose(y, 14 - 1.2 * np.arange(8))
 
 
+def test_what_a_run_went_back_on_is_left_out(tmp_path):
+    """Validations of an abandoned stretch may lie between those of the stretch that counts."""
+    kept = [("train", 10), ("validation", 10), ("train", 20)]
+    abandoned = [("train", 30), ("validation", 35), ("train", 40)]
+    again = [("train", 30), ("validation", 30), ("train", 40), ("validation", 50)]
+    lines = [json.dumps({"kind": k, "iteration": i}) for k, i in kept + abandoned + again]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    found = [(e["kind"], e["iteration"]) for e in figures.read_log(tmp_path)]
+    assert found == sorted(kept + again)
+
+
 def test_the_training_figure_shows_schedule_and_curves(runs):
     logs = {"progressive": figures.read_log(runs[0]), "baseline": figures.read_log(runs[1])}
     curves = {"error (mm)": {label: figures.curve(log, "lung_error_mm") for label, log in logs.items()}}

@@ -26,7 +26,7 @@ from .config import Config, Network, config_from_dict
 from .evaluation import held_out_errors, wilcoxon
 from .network import ProgressiveUNet, pool_to
 from .samples import COARSE_GAIN, Sample, SampleStream, Sampling
-from .trainer import Trainer, image_side, weighted_loss
+from .trainer import Trainer, TrainingStopped, image_side, weighted_loss
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ class _Runner:
         trainer._build_network()
         self.curve: list[dict] = []
         self.seconds = 0.0
+        self.diverged: int | None = None
 
     @property
     def end(self) -> int:
@@ -180,12 +181,17 @@ class _Runner:
     def side(self, t: int) -> int:
         return self.trainer.plain.side(self.trainer.schedule.finest(t))
 
-    def step(self, t: int, sample: Sample) -> None:
+    def step(self, t: int, sample: Sample) -> bool:
+        """Train on a sample; False if that made the loss infinite or nan, which ends this variant."""
         began = time.monotonic()
         self.trainer.plain.train()
-        self.trainer._step(t, sample)
+        try:
+            self.trainer._step(t, sample)
+        except TrainingStopped:
+            self.diverged = t
         self.trainer.iteration = t + 1
         self.seconds += time.monotonic() - began
+        return self.diverged is None
 
     def held_out(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
         finest = self.side(self.trainer.iteration - 1)
@@ -265,9 +271,13 @@ def run_study(variants: list[Variant], pool: int = 0, report: Callable[[str], No
     samples = _Samples(variants[0].config.network.size, pool)
     for t in range(max(r.end for r in runners)):
         for runner in runners:
-            if t >= runner.end:
+            if t >= runner.end or runner.diverged is not None:
                 continue
-            runner.step(t, samples.get(runner.trainer.stream, t, runner.side(t)))
+            if not runner.step(t, samples.get(runner.trainer.stream, t, runner.side(t))):
+                report(
+                    f"{runner.variant.name}: the loss is not finite at iteration {t}; it trains no further"
+                )
+                continue
             every = runner.variant.config.validation.every
             if (every and (t + 1) % every == 0) or t + 1 == runner.end:
                 errors, zeros = runner.held_out(max(1, runner.variant.config.validation.samples // 4))
@@ -284,27 +294,33 @@ def measure(runners: list[_Runner], sample_seconds: float) -> dict:
     errors, rows = {}, []
     for runner in runners:
         config = runner.variant.config
+        row = {
+            "name": runner.variant.name,
+            "question": runner.variant.question,
+            "against": runner.variant.against,
+            "iterations": runner.end,
+            "diverged_at": runner.diverged,
+            "tflop": round(total_cost(config) / 1e12, 2),
+            "training_seconds": round(runner.seconds, 1),
+            "curve": runner.curve,
+        }
+        rows.append(row)
+        if runner.diverged is not None:
+            continue
         found, zeros = runner.held_out(config.validation.samples)
         landmarks = runner.pair_errors()
         errors[runner.variant.name] = (found, landmarks)
-        rows.append(
-            {
-                "name": runner.variant.name,
-                "question": runner.variant.question,
-                "against": runner.variant.against,
-                "iterations": runner.end,
-                "tflop": round(total_cost(config) / 1e12, 2),
-                "training_seconds": round(runner.seconds, 1),
-                "held_out_mm": float(found.mean()),
-                "held_out_sd_mm": float(found.std()),
-                "zero_field_mm": float(zeros.mean()),
-                "deformations": len(found),
-                "tre_mm": {name: float(e.mean()) for name, e in landmarks.items()},
-                "curve": runner.curve,
-            }
+        row.update(
+            held_out_mm=float(found.mean()),
+            held_out_sd_mm=float(found.std()),
+            zero_field_mm=float(zeros.mean()),
+            deformations=len(found),
+            tre_mm={name: float(e.mean()) for name, e in landmarks.items()},
         )
+    if not errors:
+        raise InputError("Every variant of the study diverged: lower the learning rates.")
     for row in rows:
-        if row["against"]:
+        if row["name"] in errors and row["against"] in errors:
             mine, other = errors[row["name"]], errors[row["against"]]
             # One-sided, as in the paper: is this variant worse than the one that it is held against?
             row["worse_than_partner"] = {
@@ -331,11 +347,21 @@ def study_table(result: dict) -> str:
     head = ["Variant", "Iterations", "TFLOP", "Held-out error (mm)"]
     head += [f"TRE {p} (mm)" for p in pairs] + ["Against", "Difference (mm)", "W, p (one-sided)"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (3 + len(pairs)) + "---|---:|---|"]
-    zero = result["rows"][0]["zero_field_mm"]
+    zero = _zero_field(result)
     cells = ["zero field", "", "", f"{zero:.2f}", *(f"{result['before_mm'][p]:.2f}" for p in pairs)]
     lines.append("| " + " | ".join([*cells, "", "", ""]) + " |")
     for row in result["rows"]:
         cells = [row["name"], f"{row['iterations']:,}", f"{row['tflop']:.1f}"]
+        if row["diverged_at"] is not None:
+            cells += [
+                f"diverged at {row['diverged_at']:,}",
+                *("" for _ in pairs),
+                row["against"] or "",
+                "",
+                "",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+            continue
         cells.append(f"{row['held_out_mm']:.2f} ± {row['held_out_sd_mm']:.2f}")
         cells += [f"{row['tre_mm'][p]:.2f}" for p in pairs]
         test = row.get("worse_than_partner", {}).get("held_out")
@@ -351,6 +377,11 @@ def study_table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _zero_field(result: dict) -> float:
+    """Mean |u| of the held-out deformations, mm: the same for all variants."""
+    return next(row["zero_field_mm"] for row in result["rows"] if "zero_field_mm" in row)
+
+
 def curves_figure(result: dict):
     """Learning curves of all variants."""
     from .figures import COLOURS, _figure, _tidy
@@ -362,10 +393,10 @@ def curves_figure(result: dict):
         y = [e["error_mm"] for e in row["curve"]]
         style = ("-", "--", ":")[number // len(COLOURS) % 3]
         axes.plot(x, y, style, color=COLOURS[number % len(COLOURS)], label=row["name"])
-    axes.axhline(result["rows"][0]["zero_field_mm"], color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(_zero_field(result), color="black", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.annotate(
         "zero field",
-        (0.99, result["rows"][0]["zero_field_mm"]),
+        (0.99, _zero_field(result)),
         xycoords=("axes fraction", "data"),
         ha="right",
         va="bottom",

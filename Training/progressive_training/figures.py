@@ -47,7 +47,12 @@ def _tidy(axes) -> None:
 
 
 def read_log(run: Path) -> list[dict]:
-    """The lines of a run's ``metrics.jsonl``; after a resume the later line of an iteration counts. InputError if none."""
+    """The lines of a run's ``metrics.jsonl``, without what was logged after a checkpoint that the run went back to.
+
+    Raises
+    ------
+    InputError : no log, or an empty one.
+    """
     try:
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         entries = [json.loads(line) for line in lines if line.strip()]
@@ -55,8 +60,16 @@ def read_log(run: Path) -> list[dict]:
         raise InputError(f"The log {run / 'metrics.jsonl'} cannot be read.") from error
     if not entries:
         raise InputError(f"The log {run / 'metrics.jsonl'} is empty: train first.")
-    latest = {(e["kind"], e["iteration"]): e for e in entries}
-    return [latest[key] for key in sorted(latest)]
+    kept: dict[tuple[str, int], dict] = {}
+    first = entries[-1][
+        "iteration"
+    ]  # of what was logged from here on: an earlier line past it was gone back on
+    for entry in reversed(entries):
+        key = entry["kind"], entry["iteration"]
+        if entry["iteration"] <= first and key not in kept:
+            kept[key] = entry
+            first = entry["iteration"]
+    return [kept[key] for key in sorted(kept)]
 
 
 def curve(log: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
