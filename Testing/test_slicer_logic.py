@@ -415,6 +415,56 @@ def test_measuring_gives_the_same_with_the_moving_volume_under_the_transform(log
     assert pages[0] == pages[1]
 
 
+def spline_file(path):
+    spline = sitk.BSplineTransform(3, 3)
+    spline.SetTransformDomainOrigin((-120.0, -110.0, -110.0))
+    spline.SetTransformDomainPhysicalDimensions((240.0, 240.0, 240.0))
+    spline.SetTransformDomainMeshSize((16, 16, 16))
+    values = np.random.default_rng(0).normal(size=spline.GetNumberOfParameters()) * 16
+    spline.SetParameters(values.tolist())
+    sitk.WriteTransform(spline, str(path))
+
+
+def grid_file(path):
+    grid = Grid((100, 95, 90), (2.3, 2.4, 2.5), (-120.0, -105.0, -110.0))
+    field_of(lambda p: p + 6 * np.sin(p[..., ::-1] / 4), grid).write(path)
+
+
+@pytest.mark.parametrize("write", [spline_file, grid_file])
+def test_figures_are_those_of_the_command_line_and_of_the_landmark_table(logic, tmp_path, write):
+    from ProgressiveRegistrationLib.jobs import LandmarkFiles, evaluate_files
+
+    fixed, moving = add_pair()
+    x = fixed_points(20)
+    lists = add_points(x, name="F"), add_points(motion(x), name="M")
+    write(tmp_path / "other.h5")
+    for node, name in zip((fixed, *lists), ("fixed.nrrd", "F.mrk.json", "M.mrk.json")):
+        assert slicer.util.saveNode(node, str(tmp_path / name))
+    theirs = evaluate_files(
+        tmp_path / "other.h5",
+        tmp_path / "fixed.nrrd",
+        landmarks=LandmarkFiles(tmp_path / "F.mrk.json", tmp_path / "M.mrk.json"),
+    )
+    node = slicer.util.loadTransform(str(tmp_path / "other.h5"))
+    if node.IsA("vtkMRMLGridTransformNode"):
+        node.GetTransformFromParent().SetInterpolationModeToLinear()  # as ITK; Slicer's reader chooses cubic
+    errors = logic.landmarkErrors(*lists, node)
+    ours = logic.measurement(node, fixed, moving, errors=errors).compute()
+    assert [row["after_mm"] for row in ours["landmarks"]] == errors.after.tolist()
+    assert ours["tre_mm"]["after"]["mean"] == pytest.approx(theirs["tre_mm"]["after"]["mean"], abs=1e-3)
+    np.testing.assert_allclose(ours["folding"]["spacing_mm"], theirs["folding"]["spacing_mm"], rtol=1e-6)
+    assert ours["folding"]["field_of_view"]["count"] == theirs["folding"]["field_of_view"]["count"]
+    percent = theirs["folding"]["field_of_view_percent"]
+    assert percent > 1
+    assert ours["folding"]["field_of_view_percent"] == pytest.approx(percent, rel=0.01)
+
+
+def test_sampling_a_transform_can_be_cancelled(logic):
+    measurement = logic.measurement(shift_from_elsewhere(), *add_pair())
+    with pytest.raises(Cancelled):
+        measurement.compute(cancelled=lambda: True)
+
+
 def test_report_names_the_packages_it_needs_before_it_measures(logic, monkeypatch, tmp_path):
     from ProgressiveRegistrationSlicer import installer
 

@@ -290,10 +290,47 @@ def test_any_transform_can_be_sampled_as_a_field():
     thin.SetTargetLandmarks(b)
     spline.SetAndObserveTransformFromParent(thin)
     grid = Grid((20, 20, 20), (8.0,) * 3, (-86.0, -56.0, -46.0))
-    field = mrml.field_from_transform(spline, grid)
+    field = mrml.sampled(mrml.point_map(spline), grid)
     points = grid.index_to_world(np.random.default_rng(0).integers(0, 20, (50, 3)))
     expected = np.array([thin.TransformPoint(p) for p in (points * FLIP).tolist()]) * FLIP
     np.testing.assert_allclose(field.warp_points(points), expected, atol=1e-3)
+
+
+def test_point_map_is_of_the_moment_it_was_made():
+    node, parent = nonlinear(), add_linear(np.diag([1.1, 1, 1, 1]))
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    points = fixed_points(20) * FLIP
+    mapping = mrml.point_map(node)
+    before = mapping(points)
+    parent.SetMatrixTransformToParent(mrml.vtk_matrix(np.diag([2.0, 1, 1, 1])))
+    grid = Grid((8, 8, 8), (30.0,) * 3, (-105.0,) * 3)
+    mrml.set_transform(node, mrml.transform_data(field_of(lambda p: p, grid), grid))
+    np.testing.assert_array_equal(mapping(points), before)
+    assert np.abs(mrml.point_map(node)(points) - before).max() > 5
+
+
+@pytest.mark.parametrize("composite", [False, True])
+def test_lattice_of_a_grid_transform_is_where_its_displacements_lie(composite):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    grid = oblique_grid()
+    outside = Affine(np.diag([1.1, 1, 1]), np.array([1.0, 2, 3])) if composite else None
+    displacement = mrml.transform_data(field_of(motion_lps, grid), grid).displacement
+    mrml.set_transform(node, mrml.TransformData(grid, displacement, outside))
+    found = mrml.own_lattice(node)
+    assert found.size == grid.size
+    np.testing.assert_allclose(found.corners(), grid.corners(), atol=1e-9)
+    node.SetAndObserveTransformNodeID(add_linear(np.diag([2.0, 1, 1, 1])).GetID())
+    assert mrml.own_lattice(node) is None
+    node.SetAndObserveTransformNodeID(None)
+    node.Inverse()
+    assert mrml.own_lattice(node) is None
+
+
+def test_transforms_without_a_grid_have_no_lattice():
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    for node in (add_linear(np.eye(4)), empty):
+        assert mrml.own_lattice(node) is None
+    np.testing.assert_array_equal(mrml.point_map(empty)([[1.0, 2, 3]]), [[1, 2, 3]])
 
 
 # ---------- masks

@@ -23,6 +23,7 @@ from vtk.util import numpy_support
 from .errors import InputError
 from .field import DisplacementField
 from .geometry import Affine, Grid
+from .progress import Stop, check
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RESULT_ATTRIBUTE = "ProgressiveRegistration.Result"
@@ -331,10 +332,11 @@ def point_map(transform_node) -> Callable[[np.ndarray], np.ndarray]:
     """T of any transform node: fixed points in the world -> points before the transform, LPS mm (n, 3).
 
     It is the node's *from parent* direction with the parents' included: what resampling a volume under it
-    uses.
+    uses. It may be called in any thread, and later changes of the nodes do not reach it.
     """
-    general = vtk.vtkGeneralTransform()
-    transform_node.GetTransformFromWorld(general)
+    live, general = vtk.vtkGeneralTransform(), vtk.vtkGeneralTransform()
+    transform_node.GetTransformFromWorld(live)
+    slicer.vtkMRMLTransformNode.DeepCopyTransform(general, live)
 
     def mapped(points: np.ndarray) -> np.ndarray:
         points = np.asarray(points, float).reshape(-1, 3)
@@ -350,11 +352,37 @@ def point_map(transform_node) -> Callable[[np.ndarray], np.ndarray]:
     return mapped
 
 
-def field_from_transform(transform_node, grid: Grid) -> DisplacementField:
-    """Any transform node sampled on ``grid``: its T as a displacement field."""
-    points = grid.points().reshape(-1, 3)
-    displacement = (point_map(transform_node)(points) - points).astype(np.float32)
-    return DisplacementField(grid, displacement.reshape(*grid.shape, 3))
+def own_lattice(transform_node) -> Grid | None:
+    """The lattice in the world on which T is a displacement grid; None where it is none, or an inverse."""
+    general, steps = vtk.vtkGeneralTransform(), vtk.vtkCollection()
+    transform_node.GetTransformFromWorld(general)
+    slicer.vtkMRMLTransformNode.FlattenGeneralTransform(steps, general)
+    first = steps.GetItemAsObject(0)  # an affine map after it, as in a composite of ours, keeps its lattice
+    if first is None or not first.IsA("vtkOrientedGridTransform") or first.GetInverseFlag():
+        return None
+    image = first.GetDisplacementGrid()
+    if image is None or min(image.GetDimensions()) < 2:
+        return None
+    axes = np.eye(3)
+    if first.GetGridDirectionMatrix() is not None:
+        axes = array_from_matrix(first.GetGridDirectionMatrix())[:3, :3]
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes * image.GetSpacing()
+    matrix[:3, 3] = np.asarray(image.GetOrigin()) + matrix[:3, :3] @ np.array(image.GetExtent()[::2], float)
+    return _grid(image.GetDimensions(), RAS_LPS @ matrix)
+
+
+def sampled(
+    mapping: Callable[[np.ndarray], np.ndarray], grid: Grid, cancelled: Stop = None
+) -> DisplacementField:
+    """A point map as a displacement field on ``grid``; by slice, so that a window beside it stays alive."""
+    displacement = np.empty((*grid.shape, 3), np.float32)
+    points = grid.points()
+    for k in range(grid.shape[0]):
+        check(cancelled)
+        flat = points[k].reshape(-1, 3)
+        displacement[k] = (mapping(flat) - flat).reshape(*grid.shape[1:], 3)
+    return DisplacementField(grid, displacement)
 
 
 # ---------- placing under a result

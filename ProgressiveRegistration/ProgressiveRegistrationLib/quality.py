@@ -150,11 +150,14 @@ def quality_figures(
     lung_mask: sitk.Image | None = None,
     fixed_points: np.ndarray | None = None,
     moving_points: np.ndarray | None = None,
+    mapped_points: np.ndarray | None = None,
     labels: list[str] | None = None,
     backward: Transform | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict:
     """All quality figures of one transform, ready for ``report.json``.
+
+    ``mapped_points``: T(x) of ``fixed_points``, where it is known better than from samples of T.
 
     Keys: ``folding``; with landmarks ``tre_mm`` (``before``, ``after``, and ``lung_boxes`` = after the
     box-to-box affine alone, where the field knows it) and ``landmarks`` (label, before_mm, after_mm,
@@ -165,7 +168,10 @@ def quality_figures(
     if fixed_points is not None and moving_points is not None:
         fixed_points, moving_points = np.asarray(fixed_points, float), np.asarray(moving_points, float)
         before = np.linalg.norm(fixed_points - moving_points, axis=1)
-        after = tre(transform, fixed_points, moving_points)
+        if mapped_points is None:
+            after = tre(transform, fixed_points, moving_points)
+        else:
+            after = np.linalg.norm(np.asarray(mapped_points, float) - moving_points, axis=1)
         figures["tre_mm"] = {"before": statistics(before), "after": statistics(after)}
         boxes = getattr(transform, "outside", None)
         if boxes is not None:

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from ProgressiveRegistrationLib import mrml
 from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputError
-from ProgressiveRegistrationLib.geometry import Box, Grid
+from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.quality import LATTICE_MM
 
 from . import installer
 from .i18n import _
 from .session import lung_mask, lung_region
-
-SAMPLING_MM = 3.0  # lattice on which a transform from another module is sampled
 
 
 class Measurement:
@@ -26,8 +26,8 @@ class Measurement:
     ----------
     transform : the transform node; fixed, moving : the volume nodes.
     result : the ``SceneResult`` that made the transform, if one still ``describes`` it: its exact field and
-    lungs are then used. errors : ``LandmarkErrors`` of the pair, or None. region, segment : where the fixed
-    lungs are, if the user said so.
+    lungs are then used. errors : ``LandmarkErrors`` under the transform, or None; the report's TRE is theirs.
+    region, segment : where the fixed lungs are, if the user said so.
     """
 
     def __init__(
@@ -43,14 +43,13 @@ class Measurement:
         self._moving = mrml.image_from_volume(moving, without=transform)  # it need not be under it
         self._errors = errors
         self._registration = result.registration if result is not None else None
-        self._lungs = None
+        self._lungs = self._field = None
         if self._registration is not None:
             self._field = self._registration.field
             self._lungs = self._registration.fixed_lungs
         else:
-            box = Box.around(Grid.from_image(self._fixed).corners())
-            size = [max(2, round(extent / SAMPLING_MM)) for extent in box.extent]
-            self._field = mrml.field_from_transform(transform, box.grid(size))
+            self._map = mrml.point_map(transform)
+            self._lattice = _lattice(transform, Grid.from_image(self._fixed))
         self._region = lung_region(region, segment)
 
     def compute(
@@ -82,15 +81,20 @@ class Measurement:
                 mask = find_lungs(self._fixed, mask=found, name=self._names[0]).mask
             except NoLungError as error:
                 notes.append(f"{error} Figures inside the lung are left out.")
-        tell("quality", 0.2, "measuring the transform")
+        field = self._field
+        if field is None:
+            tell("sampling", 0.15, "sampling the transform")
+            field = mrml.sampled(self._map, self._lattice, cancelled)
+        tell("quality", 0.3, "measuring the transform")
         points = {}
         if self._errors is not None:
             points = {
                 "fixed_points": self._errors.fixed,
                 "moving_points": self._errors.moving,
+                "mapped_points": self._errors.mapped,
                 "labels": self._errors.labels,
             }
-        figures = quality_figures(self._field, self._fixed, lung_mask=mask, cancelled=cancelled, **points)
+        figures = quality_figures(field, self._fixed, lung_mask=mask, cancelled=cancelled, **points)
         if self._registration is not None:
             report = reports.registration_report(self._registration, figures)
         else:
@@ -106,13 +110,23 @@ class Measurement:
         if folder is not None:
             tell("pictures", 0.6, "drawing the report")
             drawn = reports.draw(
-                self._field, self._fixed, self._moving, lung_mask=mask, landmarks=report["landmarks"]
+                field, self._fixed, self._moving, lung_mask=mask, landmarks=report["landmarks"]
             )
             tell("writing", 0.95, "writing the report")
             report["outputs"] = {name: str(Path(folder) / f"report.{name}") for name in ("html", "json")}
             reports.write_report(report, folder, drawn)
         tell("done", 1.0, "done")
         return report
+
+
+def _lattice(transform, fixed: Grid) -> Grid:
+    """Where a transform is sampled: on its own lattice, so that nothing is averaged, else as the engine does."""
+    own = mrml.own_lattice(transform)
+    if own is not None:
+        own = mrml.continued(own, fixed)
+        if np.prod(own.size, dtype=np.int64) <= mrml.MAX_GRID_POINTS:
+            return own
+    return mrml.continued(fixed.with_spacing(np.maximum(fixed.spacing, LATTICE_MM)), fixed)
 
 
 def folding_text(figures: dict) -> str:
