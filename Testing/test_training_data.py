@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from progressive_training.cache import load
+import torch
+from progressive_training.cache import VERSION, cache_key, load, prepare
 from progressive_training.config import config_from_dict
 from progressive_training.dataset import find_scans, is_held_out, prepare_data, prepare_scans
 from progressive_training.dicom_tree import find_series
@@ -229,6 +231,82 @@ def test_a_volume_is_a_patient_of_its_files_name(tmp_path):
         (tmp_path / "a" / name).write_text("found by its name")
     sources, _ = find_scans([tmp_path])
     assert {s.patient for s in sources} == {"LIDC-IDRI-0010", "LIDC-IDRI-0306", "1.3.6.1"}
+
+
+def test_volumes_of_one_name_are_patients_of_their_folders_names(tmp_path):
+    def patients(*places):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for place in places:
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            (root / place).write_text("found by its name")
+        return [s.patient for s in find_scans([root])[0]]
+
+    assert patients("p1/ct.nrrd", "p2/ct.nrrd", "p3.nrrd") == ["p1", "p2", "p3"]
+    assert patients("p1/in.nrrd", "p1/out.nrrd", "p2/in.nrrd", "p2/out.nrrd") == ["p1", "p1", "p2", "p2"]
+    # Two reconstructions of each patient stay together.
+    kernels = [f"{kernel}/p{k}.nrrd" for kernel in ("sharp", "soft") for k in (1, 2, 3)]
+    assert patients(*kernels) == ["p1", "p2", "p3"] * 2
+    assert find_scans([tmp_path / "0", tmp_path / "0" / "p1"])[0][-1].patient == "p1"
+
+
+@pytest.mark.parametrize("order", [("p1", "p2"), ("p2", "p1")])
+@pytest.mark.parametrize("ending", [".nrrd", ".mhd"])
+def test_files_of_one_name_size_and_time_in_two_folders_are_two_scans(tmp_path, ending, order):
+    """Whichever was prepared first, also when the other comes later or the first one goes."""
+    for seed, folder in enumerate(("p1", "p2")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        sitk.WriteImage(small_chest(seed), str(tmp_path / "data" / folder / f"ct{ending}"), False)
+        for file in (tmp_path / "data" / folder).iterdir():
+            os.utime(file, (10**9, 10**9))
+    sizes = [sorted(f.stat().st_size for f in (tmp_path / "data" / p).iterdir()) for p in ("p1", "p2")]
+    assert sizes[0] == sizes[1]
+    cache = tmp_path / "cache"
+    alone = {p: prepare_scans([tmp_path / "data" / p], cache, quiet)[0] for p in order}
+    assert alone["p1"] != alone["p2"]
+    both, _, _ = prepare_scans([tmp_path / "data"], cache, quiet)
+    assert both == alone["p1"] + alone["p2"]
+    for seed, place in enumerate(both):
+        prepare(small_chest(seed), tmp_path / "truth", "truth")
+        assert torch.equal(load(place, (-1000, -100)).volume, load(tmp_path / "truth", (-1000, -100)).volume)
+    shutil.rmtree(tmp_path / "data" / order[0])
+    assert prepare_scans([tmp_path / "data"], cache, quiet)[0] == alone[order[1]]
+
+
+def test_one_file_in_two_listed_folders_is_one_scan_and_a_moved_one_stays_prepared(tmp_path):
+    data = write_chests(tmp_path / "data")
+    cache = tmp_path / "cache"
+    (place,), _, _ = prepare_scans([tmp_path, data, data / "chest0.nrrd"], cache, quiet)
+    stat = (data / "chest0.nrrd").stat()
+    # The key of every cache until now.
+    assert place.name == cache_key(VERSION, [("chest0.nrrd", stat.st_size, stat.st_mtime_ns)])
+    data.rename(tmp_path / "elsewhere")
+    assert prepare_scans([tmp_path / "elsewhere"], cache, lambda text: pytest.fail(text))[0] == [place]
+
+
+@pytest.mark.parametrize(
+    ("ending", "old", "new"),
+    [
+        (".mhd", "", ""),
+        (".mhd", "ElementDataFile = ct.raw", "ElementDataFile = LIST\nct.raw"),
+        (".nhdr", "", ""),
+        (".nhdr", "data file: ct.raw", "data file: %s.raw 1 1 1"),
+    ],
+)
+def test_new_voxels_behind_the_same_header_are_noticed(tmp_path, ending, old, new):
+    header = tmp_path / f"ct{ending}"
+    sitk.WriteImage(small_chest(), str(header), False)
+    text = header.read_text(encoding="utf-8").replace(old, new.replace("%s", "%02d"))
+    header.write_text(text, encoding="utf-8")
+    if "%s" in new:
+        (tmp_path / "ct.raw").rename(tmp_path / "01.raw")
+    keys = [find_scans([tmp_path])[0][0].key for _ in range(2)]
+    raw = next(tmp_path.glob("*.raw"))
+    raw.write_bytes(raw.read_bytes()[::-1])
+    os.utime(raw, (10**9, 10**9))
+    changed = find_scans([tmp_path])[0][0].key
+    raw.unlink()
+    assert keys[0] == keys[1]
+    assert len({keys[0], changed, find_scans([tmp_path])[0][0].key}) == 3
 
 
 def test_held_out_patients_are_validated_on_with_the_validation_scans(tmp_path):

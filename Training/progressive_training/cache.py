@@ -162,6 +162,12 @@ def scan_name(folder: Path) -> str:
     return json.loads((folder / "scan.json").read_text(encoding="utf-8"))["name"]
 
 
+def scan_source(folder: Path) -> Path | None:
+    """The file that a prepared scan was read from, or the first of them."""
+    source = json.loads((folder / "scan.json").read_text(encoding="utf-8")).get("source")
+    return Path(source) if source else None
+
+
 def is_prepared(folder: Path) -> bool:
     """Is there a whole scan of this version in ``folder``?"""
     try:

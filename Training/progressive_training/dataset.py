@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +19,25 @@ from ProgressiveRegistrationLib.errors import InputError, OutputError, Progressi
 from ProgressiveRegistrationLib.files import write_text
 from ProgressiveRegistrationLib.images import read_image
 
-from .cache import VERSION, cache_key, is_prepared, prepare
+from .cache import VERSION, cache_key, is_prepared, prepare, scan_source
 from .dicom_tree import find_series, is_dicom
 
 if TYPE_CHECKING:
     from .config import Config
 
 VOLUME_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
+HEADER_ENDINGS = (".nhdr", ".mhd")
+# The field of a header that names the file with the voxels, or a LIST of files, or a pattern with its numbers.
+DATA_FILE = re.compile(
+    r"^\s*(?:ElementDataFile\s*=|data ?file:)[ \t]*(.+?)\s*$", re.IGNORECASE | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
 class Source:
     """One scan on disk. ``files``: the volume, or the slices of a series in order. ``key``: changes when they change.
 
-    ``patient``: the patient ID, or a volume's file name without its ending.
+    ``patient``: the patient ID, or of a volume see ``by_patient``.
     """
 
     name: str
@@ -76,6 +83,65 @@ def file_key(files: Iterable[Path]) -> str:
     return cache_key(VERSION, stats)
 
 
+def data_files(volume: Path) -> list[Path]:
+    """The files beside a MetaImage or NRRD header that hold its voxels, as far as they are there; else none."""
+    if not volume.name.lower().endswith(HEADER_ENDINGS):
+        return []
+    try:
+        with open(volume, encoding="latin-1") as file:
+            text = file.read(1 << 20)
+    except OSError:  # reading it as an image tells what is wrong
+        return []
+    field = DATA_FILE.search(text)
+    if field is None:
+        return []
+    named = field[1]
+    if named.split()[0].upper() == "LIST":
+        found = [volume.parent / line.strip() for line in text[field.end() :].splitlines() if line.strip()]
+    elif "%" in named:
+        found = sorted(volume.parent.glob(re.sub(r"%\d*d", "*", named.split()[0])))
+    else:
+        found = [volume.parent / named]
+    return [path for path in found if path.is_file()]
+
+
+def by_patient(sources: list[Source]) -> list[Source]:
+    """The sources, volumes with their patients: each file's name, or its folder's where names repeat (PATIENT/ct.nrrd).
+
+    Names that repeat in fewer folders than there are names are patients scanned several times (sharp/PATIENT.nrrd).
+    """
+    folders = [s.files[0].resolve().parent if is_volume(s.files[0]) else None for s in sources]
+    places = defaultdict(set)
+    for source, folder in zip(sources, folders):
+        if folder:
+            places[source.patient].add(folder)
+    repeated = {name: found for name, found in places.items() if len(found) > 1}
+    if len(set().union(*repeated.values())) < len(repeated):
+        return sources
+    return [
+        replace(source, patient=folder.name) if folder and source.patient in repeated else source
+        for source, folder in zip(sources, folders)
+    ]
+
+
+def cache_folder(cache: Path, source: Source) -> Path:
+    """Where a scan is prepared: under its key, or under one of its own when that is taken by another file.
+
+    Files of two folders may share name, size and time. What is cached of a file that is no more is taken for this one's:
+    data may move.
+    """
+    place, own = cache / source.key, cache / cache_key(source.key, source.files[0].resolve())
+    if is_prepared(own):
+        return own
+    if not is_prepared(place):
+        return place
+    before = scan_source(place)
+    try:
+        return place if before is None or before.samefile(source.files[0]) else own
+    except OSError:
+        return place
+
+
 def find_scans(folders: Iterable[Path]) -> tuple[list[Source], list[Skipped]]:
     """All scans below the folders (or the volume files named themselves), and what was left out."""
     sources: list[Source] = []
@@ -89,7 +155,7 @@ def find_scans(folders: Iterable[Path]) -> tuple[list[Source], list[Skipped]]:
         for path in found:
             if is_volume(path):
                 name = str(path.relative_to(root))
-                key = file_key([path])
+                key = file_key([path, *data_files(path)])
                 sources.append(Source(name, stem(path), (path,), key, lambda p=path: read_image(p)))
             elif is_dicom(path):
                 dicom.append(path)
@@ -98,7 +164,7 @@ def find_scans(folders: Iterable[Path]) -> tuple[list[Source], list[Skipped]]:
         series, left_out = find_series(dicom)
         sources += [Source(s.name, s.patient, s.files, file_key(s.files), s.read) for s in series]
         skipped += [Skipped(*entry) for entry in left_out]
-    return sources, skipped
+    return by_patient(sources), skipped
 
 
 def prepare_scans(
@@ -132,7 +198,7 @@ def prepare_scans(
     except OSError as error:
         raise OutputError(f"The cache folder {cache} cannot be made: {error.strerror}.") from error
     for number, source in enumerate(sources, 1):
-        target = cache / source.key
+        target = cache_folder(cache, source)
         if not is_prepared(target):
             report(f"Preparing scan {number} of {len(sources)}: {source.name}")
             try:
