@@ -80,6 +80,7 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
         preset : "fast", "balanced" (default) or "accurate".
         model, device, lung_boxes : see ``ProgressiveRegistrationLib.registration.register``.
         moving_landmarks : point lists to put under the transform with the moving volume.
+        fixed_landmarks : point lists to take out of earlier results with the fixed volume.
         place : put the moving volume and landmarks under the transform (default True).
         progress, cancelled : ``progress(stage, fraction, text)``, ``cancelled() -> bool``.
 

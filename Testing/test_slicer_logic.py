@@ -190,15 +190,21 @@ def test_registering_twice_starts_from_the_original_pose(logic):
     assert moving.GetParentTransformNode() is second.transform
 
 
-def test_swapping_the_roles_after_a_registration_takes_the_new_fixed_volume_out(logic):
+def test_swapping_the_roles_takes_the_new_fixed_volume_and_its_landmarks_out(logic):
     fixed, moving = add_pair()
-    first = logic.register(fixed, moving)
+    x = fixed_points()
+    fixed_list, moving_list = add_points(x, name="F"), add_points(motion(x), name="M")
+    first = logic.register(fixed, moving, moving_landmarks=[moving_list], fixed_landmarks=[fixed_list])
+    assert fixed_list.GetParentTransformNode() is None
     logic._register.field = field_of(lambda p: p, Grid((5, 5, 5), (50.0,) * 3, (-100.0,) * 3))
-    second = logic.register(moving, fixed)
+    second = logic.register(moving, fixed, moving_landmarks=[fixed_list], fixed_landmarks=[moving_list])
     assert moving.GetParentTransformNode() is None
-    assert fixed.GetParentTransformNode() is second.transform
+    world = slicer.util.arrayFromMarkupsControlPoints(moving_list, world=True)
+    np.testing.assert_allclose(world, motion(x), atol=1e-9)  # where the moving volume lies again
+    assert fixed.GetParentTransformNode() is fixed_list.GetParentTransformNode() is second.transform
     second.undo()
-    assert moving.GetParentTransformNode() is first.transform
+    for node in (moving, moving_list):
+        assert node.GetParentTransformNode() is first.transform
 
 
 def test_new_volumes_go_beside_the_fixed_one_in_the_subject_hierarchy(logic):

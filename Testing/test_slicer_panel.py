@@ -267,6 +267,23 @@ def test_undo_goes_back_one_registration_at_a_time(panel):  # noqa: F811
     assert moving.GetParentTransformNode() is None
 
 
+def test_swapping_the_roles_in_the_panel_moves_the_landmarks_with_their_volumes(panel):  # noqa: F811
+    fixed, moving, fixed_list, moving_list = choose(panel)
+    panel.ui.applyButton.click()
+    finish(panel)
+    for name, node in (
+        ("fixedVolume", moving),
+        ("movingVolume", fixed),
+        ("fixedLandmarks", moving_list),
+        ("movingLandmarks", fixed_list),
+    ):
+        getattr(panel.ui, f"{name}Selector").setCurrentNode(node)
+    panel.ui.applyButton.click()
+    finish(panel)
+    assert (moving.GetParentTransformNode(), moving_list.GetParentTransformNode()) == (None, None)
+    assert fixed.GetParentTransformNode() is fixed_list.GetParentTransformNode() is not None
+
+
 def test_undo_leaves_another_evaluated_transform_chosen(panel):  # noqa: F811
     choose(panel)
     panel.ui.applyButton.click()

@@ -259,6 +259,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "device": p.device,
             "lung_boxes": p.lungBoxes.value,
             "moving_landmarks": [p.movingLandmarks],
+            "fixed_landmarks": [p.fixedLandmarks],
         }
 
     def onApplyButton(self, clicked=None) -> None:

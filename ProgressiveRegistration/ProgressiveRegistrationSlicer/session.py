@@ -80,6 +80,7 @@ class SceneRegistration:
     preset : "fast", "balanced" or "accurate".
     model, device, lung_boxes : see the engine's ``register``.
     moving_landmarks : point lists that go under the transform with the moving volume.
+    fixed_landmarks : point lists that are taken out of earlier results with the fixed volume (roles swapped).
     place : put the moving volume and landmarks under the transform?
     register : replaces the engine's function in tests.
 
@@ -105,6 +106,7 @@ class SceneRegistration:
         device: str = "auto",
         lung_boxes="own",
         moving_landmarks=(),
+        fixed_landmarks=(),
         place: bool = True,
         register: Callable | None = None,
     ) -> None:
@@ -130,7 +132,10 @@ class SceneRegistration:
                 )
         self.fixed_id, self.moving_id = fixed.GetID(), moving.GetID()
         self._names = fixed.GetName(), moving.GetName()
-        self._landmark_ids = [node.GetID() for node in moving_landmarks if node is not None]
+        self._landmark_ids, self._fixed_landmark_ids = (
+            [node.GetID() for node in lists if node is not None]
+            for lists in (moving_landmarks, fixed_landmarks)
+        )
         self._place = place
         self._register = register
         self._options = {
@@ -243,7 +248,8 @@ class SceneRegistration:
 
     def _finish(self, computed: dict, fixed, moving, result: SceneResult) -> None:
         if "transform" in computed:
-            _remember_placement(mrml.place_under(fixed, None), result)
+            for freed in (fixed, *_present(self._fixed_landmark_ids)):
+                _remember_placement(mrml.place_under(freed, None), result)
             name = _("{moving} to {fixed}").format(moving=moving.GetName(), fixed=fixed.GetName())
             node = self._output("transform", name, computed, result)
             mrml.set_transform(node, computed["transform"])
@@ -251,8 +257,7 @@ class SceneRegistration:
             mrml.set_pair(node, fixed, moving)
             result.transform, result._written = node, _content(node)
             if self._place:
-                under = [moving, *filter(None, map(slicer.mrmlScene.GetNodeByID, self._landmark_ids))]
-                for placed in under:
+                for placed in (moving, *_present(self._landmark_ids)):
                     _remember_placement(mrml.place_under(placed, node), result)
         if "warped" in computed:
             name = _("{moving} registered").format(moving=moving.GetName())
@@ -340,6 +345,11 @@ def _content(transform) -> tuple:
     """Equal as long as nothing is written to a transform node, its displacement grid included."""
     content = transform.GetTransformFromParent()
     return content, content.GetMTime() if content is not None else 0
+
+
+def _present(identifiers) -> list:
+    """Those nodes that were not deleted meanwhile."""
+    return list(filter(None, map(slicer.mrmlScene.GetNodeByID, identifiers)))
 
 
 def _remember_placement(placement, result: SceneResult) -> None:
