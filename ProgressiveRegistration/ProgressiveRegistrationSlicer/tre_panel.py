@@ -60,7 +60,7 @@ class TrePanel(VTKObservationMixin):
             return
         self.removeObservers()
         self._nodes = (fixed, moving, transform)
-        for node in (fixed, moving):
+        for node in dict.fromkeys((fixed, moving)):  # the same list may be chosen twice
             if node is not None:
                 for event in _POINT_EVENTS:
                     self.addObserver(node, event, self._changed)
