@@ -584,6 +584,32 @@ def test_options_list_models_devices_and_segments(panel):  # noqa: F811
     assert panel._parameterNode.fixedSegment == identifier
 
 
+@pytest.mark.parametrize("name", ["fixed", "moving"])
+def test_another_region_starts_with_all_its_segments(panel, name, tmp_path):  # noqa: F811
+    choose(panel)
+    regions = []
+    for title in ("Lungs", "Other"):
+        regions.append(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", title))
+        regions[-1].GetSegmentation().AddEmptySegment("Segment_1", "left")
+    selector = getattr(panel.ui, f"{name}RegionSelector")
+    combo = getattr(panel.ui, f"{name}SegmentComboBox")
+    selector.setCurrentNode(regions[0])
+    combo.setCurrentIndex(1)
+    assert getattr(panel._parameterNode, f"{name}Segment") == "Segment_1"
+    panel.exit()
+    panel.enter()
+    path = tmp_path / "saved.mrb"
+    regions[0].AddDefaultStorageNode()
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(path))
+    assert getattr(panel._parameterNode, f"{name}Region").GetName() == "Lungs"
+    assert getattr(panel._parameterNode, f"{name}Segment") == "Segment_1"
+    selector.setCurrentNode(slicer.util.getNode("Other"))
+    assert getattr(panel._parameterNode, f"{name}Segment") == ""
+    assert combo.currentText == "All segments"
+
+
 def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):  # noqa: F811
     from small_pair import write_zero_model
 

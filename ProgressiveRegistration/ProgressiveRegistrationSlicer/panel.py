@@ -40,6 +40,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._watched = ()
         self._fused = None
         self._shownOptions = None
+        self._regions = {}  # name: (region node, segment) at the last update
 
     def makeLogic(self):
         raise NotImplementedError
@@ -144,6 +145,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._parameterNode.disconnectGui(self._guiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
         self._parameterNode, self._guiTag = parameters, None
+        self._regions = {}
         if parameters is not None:
             self._guiTag = parameters.connectGui(self.ui)
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
@@ -163,6 +165,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.undoButton.enabled = bool(self._results) and self._task is None
         if p is None:
             return
+        self._updateSegments()
         self._updateOptions()
         self.tre.table_node, self.tre.model_node = p.errorTable, p.errorModel
         self.tre.set_nodes(p.fixedLandmarks, p.movingLandmarks, p.evaluatedTransform)
@@ -224,6 +227,16 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             combo.setVisible(bool(entries))
             if entries:
                 self._segments[name].fill(entries, getattr(p, f"{name}Segment"))
+
+    def _updateSegments(self) -> None:
+        """Another region has other segments, often under the same IDs: start with all of them."""
+        p = self._parameterNode
+        for name in ("fixed", "moving"):
+            now = (getattr(p, f"{name}Region"), getattr(p, f"{name}Segment"))
+            before = self._regions.get(name, now)
+            self._regions[name] = now
+            if now[0] is not before[0] and now[1] == before[1] != "":
+                setattr(p, f"{name}Segment", "")
 
     def onOptionsCollapsed(self, collapsed) -> None:
         if not collapsed and self._parameterNode is not None:
