@@ -397,10 +397,17 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(place, tmp_path):
     assert "TrainingStopped: The loss of another process is not finite at iteration 0" in result.stderr
 
 
-def test_an_existing_run_is_not_overwritten(place):
+def test_an_existing_run_is_not_overwritten_which_is_told_before_data_are_prepared(place):
     trainer(place, "twice").run(until=1)
     with pytest.raises(InputError, match="--resume"):
-        trainer(place, "twice").run(until=1)
+        trainer(place, "twice", data={**BASE["data"], "train": ["absent"]}).run(until=1)
+
+
+def test_a_place_for_runs_that_cannot_be_is_told_before_data_are_prepared(place):
+    (place / "file").write_text("no folder")
+    output = {**BASE["output"], "folder": "file"}
+    with pytest.raises(OutputError, match=r"folder .*file.unplaced cannot be made"):
+        trainer(place, "unplaced", output=output, data={**BASE["data"], "train": ["absent"]}).run()
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(place):
@@ -573,6 +580,10 @@ def test_a_lung_error_of_zero_and_of_the_whole_field(place):
     assert lung_error(shifted, sample)[0] == pytest.approx(sample.spacing[0], rel=1e-4)
 
 
+NO_STAGES = {"plateau": None, "transition": None}
+TABLE = {name: {"grid": 2, "ranges": [1, 1, 1]} for name in ("t1", "t21", "t22")}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -597,12 +608,58 @@ def test_a_lung_error_of_zero_and_of_the_whole_field(place):
         ({"optimiser": {"learning_rate": [1, 2]}}, "one per level"),
         ({"sampling": {"table": {"t1": {"grid": 2, "ranges": [1, 1, 1]}}}}, "t1, t21 and t22"),
         ({"schedule": []}, "must hold keys and values"),
+        ({"schedule": {"plateau": [600, "x", 1, 1, 1]}}, "plateau must be a number; got 'x'"),
+        ({"schedule": {"plateau": [1] * 5, "transition": "abc"}}, "transition must be a number; got 'abc'"),
+        ({"schedule": {**NO_STAGES, "Delta": "abc"}}, "schedule.Delta must be a number; got 'abc'"),
+        ({"schedule": {**NO_STAGES, "Delta": 6, "delta": {}}}, "schedule.delta must be a number; got {}"),
+        ({"schedule": {**NO_STAGES, "tau": [0, 1, 2, 3, None]}}, "tau must be a number; got None"),
+        ({"optimiser": {"learning_rate": float("nan")}}, "optimiser.learning_rate must be a number; got nan"),
+        ({"sampling": {"augmentation": {"box_margin": [0.1]}}}, r"box_margin must be 2 numbers; got \[0.1\]"),
+        ({"data": {"window": [-1000]}}, r"window must be 2 numbers; got \[-1000\]"),
+        ({"data": {"window": [-100, -1000]}}, r"data.window must rise.*got \[-100, -1000\]"),
+        ({"data": {"training_data": ["LIDC"]}}, "data.training_data must be a list of .*; got 'LIDC'"),
+        ({"sampling": {"table": {"t1": {"grid": 2, "ranges": [1, 1]}}}}, "t1: ranges must be 3 numbers"),
+        ({"sampling": {"table": {**TABLE, "t21": {"grid": 1, "ranges": [1, 1, 1]}}}}, "t21.grid must be at"),
+        ({"sampling": {"table": 5}}, "table must hold keys and values; got 5"),
+        ({"validation": {"pairs": 5}}, "pairs must be a list; got 5"),
+        ({"network": {"levels": 9}, "schedule": NO_STAGES}, "network.levels must be at most 6.*got 9"),
     ],
 )
 def test_a_wrong_configuration_is_told_in_one_sentence(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as error:
         read_config(configure(tmp_path, "wrong", **changes))
     assert "\n" not in str(error.value)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+    config = read_config(configure(tmp_path, "text", data={"window": ["-1e3", -100]}))
+    assert config.data.window == (-1000, -100)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "message"),
+    [
+        ({"accelerator": "cup"}, r"accelerator cup, devices 1.*cannot be used.*invalid accelerator"),
+        ({"devices": "two"}, "devices two"),
+        ({"devices": 0}, "devices 0"),
+        ({"nodes": 0}, "positive integer, but got 0"),
+        ({"precision": "half"}, "Precision 'half' is invalid"),
+        ({"threads": -1}, "threads -1"),
+        ({"accelerator": "tpu"}, "accelerator tpu"),
+    ],
+)
+def test_hardware_that_is_not_there_is_told_in_one_line(tmp_path, hardware, message):
+    config = read_config(configure(tmp_path, "hardware", hardware={**BASE["hardware"], **hardware}))
+    with pytest.raises(InputError, match=message) as error:
+        Trainer(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_gryds_is_told_before_training(tmp_path, monkeypatch):
+    config = read_config(configure(tmp_path, "gryds", sampling={"generator": "gryds"}))
+    monkeypatch.setitem(sys.modules, "gryds", None)
+    with pytest.raises(InputError, match="gryds, which is not installed: pip install gryds, or choose fast"):
+        Trainer(config)
 
 
 def test_configurations_that_are_no_yaml_or_absent(tmp_path):

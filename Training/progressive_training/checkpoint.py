@@ -22,7 +22,7 @@ PREFIX = "iteration-"
 
 def save(path: Path, groups: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
     """Write tensors by group, and JSON-able ``state``; whole or not at all, in a folder that is made. Raises OutputError."""
-    _make(path.parent)
+    make_folder(path.parent)
     tensors = {
         f"{group}/{name}": t.detach().cpu().contiguous().clone()
         for group, members in groups.items()
@@ -35,7 +35,8 @@ def save(path: Path, groups: dict[str, dict[str, torch.Tensor]], state: dict[str
             raise OSError(str(error)) from error
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +76,7 @@ def prune(folder: Path, keep: int) -> None:
 
 def mirror(path: Path, folder: Path) -> None:
     """Copy a checkpoint to a second place as ``latest``. Raises OutputError."""
-    _make(folder)
+    make_folder(folder)
     with replacing(folder / f"latest{ENDING}") as temporary:
         shutil.copyfile(path, temporary)
 

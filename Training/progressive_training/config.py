@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +176,9 @@ class Config:
                 raise InputError(
                     "Give the schedule either as plateau and transition or as Delta, delta and tau, not both."
                 )
-            plateau, transition = _numbers(phases.plateau), _numbers(phases.transition)
+            if phases.plateau is None or phases.transition is None:
+                raise InputError("The schedule needs both plateau and transition.")
+            plateau, transition = phases.plateau, phases.transition
             if len(plateau) != levels:
                 raise InputError(
                     f"schedule.plateau needs {levels} numbers, one per level; got {len(plateau)}."
@@ -188,11 +191,11 @@ class Config:
             and not isinstance(Delta, (list, tuple))
             and not isinstance(delta, (list, tuple))
         ):
-            return Schedule.paper(float(Delta), float(delta), levels)
-        lists = [_per_level(v, levels, k) for v, k in ((Delta, "Delta"), (delta, "delta"))]
+            return Schedule.paper(_number(Delta, "schedule.Delta"), _number(delta, "schedule.delta"), levels)
+        lists = [_per_level(v, levels, f"schedule.{k}") for v, k in ((Delta, "Delta"), (delta, "delta"))]
         if phases.tau is None:
             raise InputError("A schedule with a Delta or delta per level needs tau too, one per level.")
-        return Schedule(_per_level(phases.tau, levels, "tau"), *lists).checked()
+        return Schedule(_per_level(phases.tau, levels, "schedule.tau"), *lists).checked()
 
     def build_learning_rate(self) -> LearningRate:
         options, levels = self.optimiser, self.network.levels
@@ -222,6 +225,11 @@ class Config:
         for key, value in (("network.width", self.network.width), ("network.levels", self.network.levels)):
             if value < 1:
                 raise InputError(f"{key} must be at least 1; got {value}.")
+        # As in a study: below 4^3 there is no image left to see motion in.
+        if 128 >> (self.network.levels - 1) < 4:
+            raise InputError(
+                f"network.levels must be at most 6, for the 128^3 grid; got {self.network.levels}."
+            )
         if self.network.size != 128:
             raise InputError(
                 f"network.size must be 128, the grid that the deformations are given on; got {self.network.size}."
@@ -234,6 +242,13 @@ class Config:
             raise InputError(f"optimiser.ema must be in [0, 1); got {self.optimiser.ema}.")
         if set(self.sampling.table) != {"t1", "t21", "t22"}:
             raise InputError("sampling.table needs exactly the transforms t1, t21 and t22.")
+        for name, spline in self.sampling.table.items():
+            if spline.grid < 2:
+                raise InputError(f"sampling.table.{name}.grid must be at least 2; got {spline.grid}.")
+        if not self.data.window[0] < self.data.window[1]:
+            low, high = self.data.window
+            raise InputError(f"data.window must rise, as in [-1000, -100]; got [{low:g}, {high:g}].")
+        _check_description(self.data.training_data)
         return self
 
     def architecture(self) -> dict[str, Any]:
@@ -247,20 +262,31 @@ class Config:
         return json.loads(json.dumps(out))
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    if values is None:
-        raise InputError("The schedule needs both plateau and transition.")
-    return tuple(float(v) for v in values)
+def _number(value: Any, where: str) -> float:
+    """A finite number, as YAML 1.1 reads it (1e-3 comes as text); raises InputError."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise InputError(f"{where} must be a number; got {value!r}.")
+    return number
+
+
+def _check_description(entries: Any) -> None:
+    """Raises InputError for what is no list of data sets."""
+    for entry in entries if isinstance(entries, tuple) else (entries,):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("scans", 0), int):
+            raise InputError(
+                f"data.training_data must be a list of {{name, licence, scans}}, scans a whole number; got {entry!r}."
+            )
 
 
 def _per_level(value: Any, levels: int, key: str) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
     if len(values) != levels:
         raise InputError(f"{key} needs one number, or {levels}: one per level; got {len(values)}.")
-    try:
-        return tuple(float(v) for v in values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{key} must be numbers; got {value!r}.") from error
+    return tuple(float(_number(v, key)) for v in values)
 
 
 # Which fields hold other dataclasses.
@@ -294,8 +320,12 @@ def _build(kind: type, values: Any, where: str) -> Any:
         if (kind, key) in _NESTED:
             value = _build(_NESTED[kind, key], value, name)
         elif (kind, key) == (Sampling, "table"):
-            value = {k: _build(SplineSpec, v, f"{name}.{k}") for k, v in dict(value).items()}
+            if not isinstance(value, Mapping):
+                raise InputError(f"{name} must hold keys and values; got {value!r}.")
+            value = {k: _build(SplineSpec, v, f"{name}.{k}") for k, v in value.items()}
         elif (kind, key) == (Validation, "pairs"):
+            if not isinstance(value or (), (list, tuple)):
+                raise InputError(f"{name} must be a list; got {value!r}.")
             value = tuple(_build(Pair, v, name) for v in value or ())
         else:
             value = _plain(fields[key], value, name)
@@ -316,7 +346,10 @@ def _plain(spec: dataclasses.Field, value: Any, where: str) -> Any:
             value = [value]
         if not isinstance(value, (list, tuple)):
             raise InputError(f"{where} must be a list; got {value!r}.")
-        return tuple(str(v) if "str" in kind else v for v in value)
+        count = kind.count("float")
+        if "..." not in kind and len(value) != count:
+            raise InputError(f"{where} must be {count} numbers; got {list(value)}.")
+        return tuple(str(v) if "str" in kind else _number(v, where) for v in value)
     if kind.startswith("bool"):
         wanted = bool
     elif kind.startswith("int"):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from ProgressiveRegistrationLib.files import write_text
 
 from . import checkpoint
 from .cache import ScanStore, scan_name
-from .config import Config, Optimiser, changed_settings, config_from_dict
+from .config import Config, Hardware, Optimiser, changed_settings, config_from_dict
 from .dataset import prepare_data
 from .growth import carry
 from .network import ProgressiveUNet, pool_to, resize
@@ -35,6 +36,8 @@ from .phantoms import PhantomStore
 from .samples import Sample, SampleStream
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
     from .logs import Log
 
 EVALUATION_SIDE = 64
@@ -70,28 +73,22 @@ def image_side(target_side: int) -> int:
     return 64 if target_side <= 32 else 128
 
 
-class Trainer:
-    """One run of a configuration: ``Trainer(config).run(resume=True)``."""
+def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
+    """Lightning Fabric for the configured hardware, and the precision chosen. Raises InputError if it is not to be had."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    def __init__(self, config: Config, report: Callable[[str], None] = print, progress: bool = False) -> None:
-        from lightning.fabric import Fabric
-        from lightning.fabric.strategies import DDPStrategy
-
-        self.config, self._report, self._show_progress = config, report, progress
-        self.schedule = config.build_schedule()
-        self.rates = config.build_learning_rate()
-        self.total = config.schedule.iterations
-        hardware = config.hardware
+    accelerator, precision = hardware.accelerator, hardware.precision
+    several = hardware.nodes > 1 or (hardware.devices not in (1, "1"))
+    try:
         if hardware.threads:
             torch.set_num_threads(hardware.threads)
-        accelerator = hardware.accelerator
         if accelerator == "auto":
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-        precision = hardware.precision
         if precision == "auto":
             precision = "bf16-mixed" if accelerator == "cpu" or torch.cuda.is_bf16_supported() else "16-mixed"
-        several = hardware.nodes > 1 or (hardware.devices not in (1, "1"))
-        self.fabric = Fabric(
+        fabric = Fabric(
             accelerator=accelerator,
             devices=hardware.devices,
             num_nodes=hardware.nodes,
@@ -102,7 +99,35 @@ class Trainer:
             if several
             else "auto",
         )
-        self.precision = precision
+    except (
+        AssertionError,
+        ImportError,
+        MisconfigurationException,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"The hardware of the configuration (accelerator {accelerator}, devices {hardware.devices}, nodes "
+            f"{hardware.nodes}, precision {precision}, threads {hardware.threads}) cannot be used: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    return fabric, precision
+
+
+class Trainer:
+    """One run of a configuration: ``Trainer(config).run(resume=True)``."""
+
+    def __init__(self, config: Config, report: Callable[[str], None] = print, progress: bool = False) -> None:
+        self.config, self._report, self._show_progress = config, report, progress
+        self.schedule = config.build_schedule()
+        self.rates = config.build_learning_rate()
+        self.total = config.schedule.iterations
+        if config.sampling.generator == "gryds" and find_spec("gryds") is None:
+            raise InputError(
+                "sampling.generator is gryds, which is not installed: pip install gryds, or choose fast."
+            )
+        self.fabric, self.precision = build_fabric(config.hardware)
         self.stop_reason = ""
         # What the weights were trained on, for the model card; None: an older checkpoint does not tell.
         self.scans: list[str] | None = []
@@ -285,14 +310,16 @@ class Trainer:
         ``resume``: from the run's latest checkpoint. ``start_from``: begin this run with another checkpoint.
         """
         self.fabric.launch()
-        self._open_data()
-        self._build_network()
         found = checkpoint.checkpoints(self.checkpoint_folder)
         if found and not resume:
             raise InputError(
                 f"The run {self.config.run_folder} exists already: add --resume to continue it, or give the configuration "
                 "another name."
             )
+        # Before the scans are prepared, which may take hours.
+        checkpoint.make_folder(self.config.run_folder)
+        self._open_data()
+        self._build_network()
         if resume and found:
             self.load(found[-1])
             self.report(f"Continuing at iteration {self.iteration} from {found[-1]}")
@@ -302,7 +329,6 @@ class Trainer:
         for text in self.schedule.warnings(self.total):
             self.report(f"Warning: {text}")
         if self.fabric.is_global_zero:
-            self.config.run_folder.mkdir(parents=True, exist_ok=True)
             write_text(self.config.run_folder / "config.json", json.dumps(self.config.to_dict(), indent=1))
         previous = {}
         for number in (signal.SIGINT, signal.SIGTERM):
