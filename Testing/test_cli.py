@@ -388,13 +388,23 @@ def test_evaluate_says_why_it_draws_no_page_and_looks_at_the_folder_first(capsys
     assert "it is a file" in told
 
 
-def test_models_are_listed(capsys):
+def test_models_are_listed_with_what_they_learnt_and_what_was_measured(capsys):
     code, printed, _ = run(capsys, "models")
     assert code == 0
-    assert printed.strip()
+    path = next((Path(__file__).resolve().parents[1] / "Resources" / "Models").glob("*.json"))
+    card = json.loads(path.read_text(encoding="utf-8"))
+    row = next(line.split() for line in printed.splitlines() if line.startswith(card["name"]))
+    steps = str(card["training_steps"]["total"])
+    assert row == [card["name"], card["version"], str(card["width"]), "5", steps, card["sha256"][:12]]
+    assert f"licence {card['licence']}" in printed
+    for data in card["training_data"]:
+        assert f"{data['name']} (scans: {data['scans']}; {data['licence']})" in printed
+    for protocol, figures in card["metrics"].items():
+        assert protocol in printed
+        assert f"lung error {figures['lung_error_mm']:.2f} mm" in printed
     code, printed, _ = run(capsys, "models", "--json")
     assert code == 0
-    assert isinstance(json.loads(printed), list)
+    assert card in json.loads(printed)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -54,6 +55,17 @@ def stored(tmp_path, monkeypatch) -> tuple[RegistrationUNet, ModelCard, Path]:
     card = write_model(card_of(network), network.state_dict(), tmp_path)
     monkeypatch.setenv(models.ENVIRONMENT, str(tmp_path))
     return network, card, tmp_path
+
+
+def test_figures_of_a_card_are_grouped_by_protocol_and_have_their_units():
+    metrics = {"tre_mm": 2, "dice": 0.5, "on": {"a": {"b_mm": 1.0}, "c": {}}, "by": "me"}
+    assert models.metrics_text(metrics) == "tre 2.00 mm, dice 0.50; on: a: b 1.00 mm"
+
+
+def test_training_steps_are_counted_with_and_without_a_total():
+    card = card_of(trained_like())
+    for steps in ({"8": 2, "16": 3, "total": 5}, {"8": 2, "16": 3}):
+        assert dataclasses.replace(card, training_steps=steps).steps == 5
 
 
 def test_the_papers_network_has_the_published_number_of_parameters():

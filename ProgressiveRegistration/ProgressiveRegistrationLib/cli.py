@@ -247,12 +247,12 @@ def apply(
 @guarded
 def models(as_json: bool = JSON) -> None:
     """List the trained models on this machine."""
-    from .model import available_models
+    from .model import available_models, metrics_text
     from .report import plain
 
-    cards = [plain(card) for card in available_models()]
+    cards = available_models()
     if as_json:
-        print(json.dumps(cards, indent=2, ensure_ascii=False))
+        print(json.dumps(plain(cards), indent=2, ensure_ascii=False))
         return
     if not cards:
         _out.print("No model is installed.")
@@ -260,10 +260,21 @@ def models(as_json: bool = JSON) -> None:
     shown = ("name", "version", "width", "levels", "steps", "sha256")
     table = Table(*shown, box=None, pad_edge=False)
     for card in cards:
-        table.add_row(
-            *(str(card.get(key, ""))[:12] if key == "sha256" else str(card.get(key, "")) for key in shown)
-        )
+        table.add_row(*(_plain(getattr(card, key))[: 12 if key == "sha256" else None] for key in shown))
     _out.print(table)
+    for card in cards:
+        data = ", ".join(
+            f"{d.get('name', '?')} (scans: {d.get('scans', '?')}; {d.get('licence', '?')})"
+            for d in card.training_data
+        )
+        _out.print(f"\n{_plain(card.name)} {_plain(card.version)}, licence {_plain(card.licence)}")
+        for title, text in (
+            ("", card.description),
+            ("Trained on: ", data),
+            ("Measured: ", metrics_text(card.metrics)),
+        ):
+            if text:
+                _out.print(f"  {title}{_plain(text)}")
 
 
 @app.command(epilog=EXIT_CODES)

@@ -84,6 +84,11 @@ class ModelCard:
             )
         return card
 
+    @property
+    def steps(self) -> int:
+        """Iterations of the training in all."""
+        return self.training_steps.get("total") or sum(self.training_steps.values())
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the path on this machine."""
         content = asdict(self)
@@ -112,6 +117,21 @@ class ModelCard:
             raise ModelError(
                 f"The weights {path} are no safetensors file; install the model again."
             ) from error
+
+
+def metrics_text(metrics: dict[str, Any]) -> str:
+    """A card's figures, those of one protocol together: "zero field 15.92 mm; validation: lung error 8.21 mm"."""
+    figures, groups = [], []
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            inner = metrics_text(value)
+            if inner:
+                groups.append(f"{key.replace('_', ' ')}: {inner}")
+        elif isinstance(value, (int, float)):
+            name, _underscore, last = key.rpartition("_")
+            name, unit = (name, " mm") if last == "mm" else (key, "")
+            figures.append(f"{name.replace('_', ' ')} {value:.2f}{unit}")
+    return "; ".join([", ".join(figures), *groups] if figures else groups)
 
 
 def model_folders() -> list[Path]:

@@ -67,33 +67,19 @@ def models() -> list:
 
 def card_text(card) -> str:
     """A model's card as a paragraph: what it is, what it learnt from, what was measured."""
+    from ProgressiveRegistrationLib.model import metrics_text
+
     data = ", ".join(f"{d.get('name', '?')} ({d.get('scans', '?')})" for d in card.training_data)
-    steps = card.training_steps.get("total") or sum(card.training_steps.values())
     rows = [
         (_("Model"), f"{card.name} {card.version}"),
         ("", card.description),
         (_("Trained on (scans)"), data),
-        (_("Iterations"), str(steps) if steps else ""),
+        (_("Iterations"), str(card.steps or "")),
         (_("Measured"), metrics_text(card.metrics)),
         (_("Licence"), card.licence),
         (_("Checksum"), card.sha256[:12]),
     ]
     return "<br>".join(f"<b>{title}:</b> {text}" if title else text for title, text in rows if text)
-
-
-def metrics_text(metrics: dict) -> str:
-    """A card's figures, those of one protocol together: "zero field 15.92 mm; validation: lung error 8.21 mm"."""
-    figures, groups = [], []
-    for key, value in metrics.items():
-        if isinstance(value, dict):
-            inner = metrics_text(value)
-            if inner:
-                groups.append(f"{key.replace('_', ' ')}: {inner}")
-        elif isinstance(value, (int, float)):
-            name, _underscore, last = key.rpartition("_")
-            name, unit = (name, " mm") if last == "mm" else (key, "")
-            figures.append(f"{name.replace('_', ' ')} {value:.2f}{unit}")
-    return "; ".join([", ".join(figures), *groups] if figures else groups)
 
 
 def device_entries() -> list:
