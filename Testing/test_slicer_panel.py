@@ -526,6 +526,30 @@ def test_flicker_alternates_and_stops(panel):  # noqa: F811
     assert not panel.fusion._timer.active
 
 
+def test_registered_volume_is_shown_when_no_transform_was_asked_for(panel):  # noqa: F811
+    fixed, moving = show_pair(panel)
+    panel.ui.transformCheckBox.click()
+    panel.ui.warpedCheckBox.click()
+    panel.ui.applyButton.click()
+    finish(panel)
+    warped = slicer.util.getNode("Moving registered")
+    composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+    assert panel.ui.fusionComboBox.currentText == "Fixed orange, moving blue"
+    layers = composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()
+    assert layers == (fixed.GetID(), warped.GetID())
+    slicer.mrmlScene.RemoveNode(warped)
+    assert composite.GetForegroundVolumeID() == moving.GetID()
+    panel.ui.applyButton.click()
+    finish(panel)
+    assert composite.GetForegroundVolumeID() == slicer.util.getNode("Moving registered_1").GetID()
+    panel.ui.undoButton.click()
+    assert panel.ui.fusionComboBox.currentText == "Off"
+    assert composite.GetBackgroundVolumeID() == fixed.GetID()
+    panel.ui.fusionComboBox.setCurrentText("Checkerboard")
+    panel.ui.fusionComboBox.setCurrentText("Fixed orange, moving blue")
+    assert composite.GetForegroundVolumeID() == moving.GetID()
+
+
 def test_volume_deleted_while_fused(panel):  # noqa: F811
     fixed, moving = show_pair(panel)
     panel.ui.fusionComboBox.setCurrentText("Flicker")

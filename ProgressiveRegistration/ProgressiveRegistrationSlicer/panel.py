@@ -133,6 +133,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in p.allParameters:
             if getattr(p, name) is node:
                 setattr(p, name, None)
+        if self._fused is not None and node in self._fused:
+            self._updateFusion()
 
     # ---- parameters
 
@@ -249,11 +251,21 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             p.fusionMode = FusionMode.OFF  # a volume was deleted or deselected
             return
         self.ui.opacitySlider.enabled = p.fusionMode is FusionMode.OVERLAY
-        shown = (p.fusionMode, p.fixedVolume, p.movingVolume)
+        shown = (p.fusionMode, p.fixedVolume, self._alignedVolume())
         if shown != self._fused:
             self._fused = shown
             self.fusion.show(*shown, p.fusionOpacity)
         self.fusion.set_opacity(p.fusionOpacity)
+
+    def _alignedVolume(self):
+        """The moving volume; where the latest registration made no transform to put it under, the registered one."""
+        p = self._parameterNode
+        result = self._results[-1][0] if self._results else None
+        if result is None or result.transform is not None or result.warped is None:
+            return p.movingVolume
+        pair = [None if node is None else node.GetID() for node in (p.fixedVolume, p.movingVolume)]
+        there = slicer.mrmlScene.IsNodePresent(result.warped)
+        return result.warped if there and pair == [result.fixed_id, result.moving_id] else p.movingVolume
 
     # ---- running
 
@@ -296,6 +308,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._results = [*self._results[1 - MAX_UNDO :], done]  # each keeps its field in memory
             if result.transform is not None:
                 p.evaluatedTransform = result.transform
+            if result.transform is not None or result.warped is not None:
                 self._fused = None  # what is shown moved: draw a checkerboard again
                 p.fusionMode = FusionMode.OVERLAY if p.fusionMode is FusionMode.OFF else p.fusionMode
             self._showQuality(folding_text(result.figures))
