@@ -142,6 +142,25 @@ def test_the_study_is_written_as_a_table_and_curves(study, tmp_path):
     assert f"| ours | {difference:+.2f} |" in table
 
 
+def test_the_table_shows_the_tests_on_the_pairs_where_there_are_any():
+    def row(name, **more):
+        figures = {"held_out_mm": 3.0, "held_out_sd_mm": 1.0, "zero_field_mm": 9.0, "tre_mm": {"lung": 2.0}}
+        return {"name": name, "against": "", "iterations": 5, "tflop": 1.0, **figures, **more}
+
+    def test(difference, w, p):
+        return {"mean_difference_mm": difference, "W": w, "p": p}
+
+    tests = {"held_out": test(0.5, 10.0, 0.25), "lung": test(-0.125, 700.0, 0.0625)}
+    rows = [row("ours"), row("other", against="ours", worse_than_partner=tests)]
+    rows.append(row("older", against="ours", worse_than_partner={"held_out": tests["held_out"]}))
+    steep = {"name": "steep", "against": "ours", "iterations": 5, "tflop": 1.0, "diverged_at": 3}
+    table = study_table({"rows": [*rows, steep], "before_mm": {"lung": 8.0}})
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in table.splitlines()]
+    assert {len(line) for line in cells} == {9}
+    assert [line[-1] for line in cells[2:]] == ["", "", "-0.12; 700, 0.062", "", ""]
+    assert cells[4][-4:-1] == ["ours", "+0.50", "10, 0.25"]
+
+
 BAD = {
     "size": ({"size": 48}, "must be 32, 64 or 128"),
     "pool": ({"pool": -1}, "number of samples"),
