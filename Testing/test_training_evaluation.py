@@ -187,6 +187,12 @@ def test_a_pair_that_cannot_be_used_is_reported_and_the_others_count(results):
         evaluate([LandmarkPair("list", "bad", broken)], {"network": "none"}, report=lambda _: None)
 
 
+def test_what_is_done_without_a_network_is_done_on_the_device_asked_for(folder):
+    pairs, _ = csv_pairs(folder / "list.csv")
+    with pytest.raises(InputError, match=r"list same is left out: .*device .*abacus"):
+        evaluate(pairs[1:], {"affine": "none"}, device="abacus", report=lambda _: None)
+
+
 # Runs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -286,8 +292,16 @@ def test_snapshots_of_zeros_leave_the_map_between_lung_boxes(run, folder, tmp_pa
         file = tmp_path / "snapshots" / f"iteration-{iteration:07d}.safetensors"
         finished_checkpoint(file, config, zero=True)
     pairs, _ = csv_pairs(folder / "list.csv")
-    rows = snapshot_errors(tmp_path, pairs, device="cpu", report=lambda _: None)
+
+    def broken():
+        raise InputError("The image x cannot be read.")
+
+    bad, said = LandmarkPair("list", "bad", broken), []
+    rows = snapshot_errors(tmp_path, [bad, *pairs], device="cpu", report=said.append)
     assert len(rows) == 2
+    assert said[0] == "list bad is left out: The image x cannot be read."
+    with pytest.raises(InputError, match="No pair of the test set could be evaluated: list bad"):
+        snapshot_errors(tmp_path, [bad], device="cpu", report=said.append)
     expected = {f"list {r.name}": r.methods["affine"].errors.mean() for r in results[0]}
     for row in rows:
         assert row["pairs"] == pytest.approx(expected, abs=0.02)
@@ -330,6 +344,22 @@ def test_the_command_shows_a_run_through_its_levels(run, tmp_path):
     assert {"figure5-training.png", "figure6-snapshots.svg", "figure7-levels.png", "held_out.json"} <= names
     content = json.loads((tmp_path / "out" / "held_out.json").read_text(encoding="utf-8"))
     assert content["models"]["network"]["mean_mm"] == pytest.approx(content["zero_field_mm"])
+
+
+def test_held_out_scans_without_a_network_have_the_error_of_a_zero_field(run, tmp_path):
+    config, _ = run
+    plan = config.folder / "zero.yaml"
+    plan.write_text(json.dumps(config.to_dict()))
+    run_job(Job(tmp_path / "out", model="none", held_out=plan, held_out_samples=2), lambda _: None)
+    content = json.loads((tmp_path / "out" / "held_out.json").read_text(encoding="utf-8"))
+    stream = held_out_stream(config, lambda _: None)
+    expected = []
+    for number in range(2):
+        sample = stream.sample(number, 128, 64, scan=0)
+        lengths = np.linalg.norm(sample.target[0].numpy() * np.reshape(sample.spacing, (3, 1, 1, 1)), axis=0)
+        expected.append(np.average(lengths, weights=sample.lung[0, 0].numpy()))
+    assert content["zero_field_mm"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert content["models"]["network"]["errors_mm"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_figure_5_names_the_unit_of_the_loss_that_was_trained_with(run, tmp_path):

@@ -149,6 +149,7 @@ def evaluate(
     *,
     lung_boxes: str = "own",
     refinement: str | None = None,
+    device: str = "auto",
     report: Callable[[str], None] = print,
 ) -> tuple[list[PairResult], list[str]]:
     """Register every pair with every model.
@@ -156,7 +157,7 @@ def evaluate(
     Parameters
     ----------
     models : label -> ``Model``, ``CheckpointModel`` or "none" (box-to-box affine alone).
-    lung_boxes : "own" or "shared" (the paper's), see ``register``.
+    lung_boxes : "own" or "shared" (the paper's), see ``register``. device : of what is done without a network.
 
     Returns
     -------
@@ -172,7 +173,7 @@ def evaluate(
     for pair in pairs:
         title = f"{pair.data_set} {pair.name}"
         try:
-            result = evaluate_pair(pair, models, lung_boxes=lung_boxes, refinement=refinement)
+            result = evaluate_pair(pair, models, lung_boxes=lung_boxes, refinement=refinement, device=device)
         except ProgressiveRegistrationError as error:
             notes.append(f"{title} is left out: {error}")
             report(notes[-1])
@@ -186,7 +187,12 @@ def evaluate(
 
 
 def evaluate_pair(
-    pair: LandmarkPair, models: Mapping[str, Any], *, lung_boxes: str = "own", refinement: str | None = None
+    pair: LandmarkPair,
+    models: Mapping[str, Any],
+    *,
+    lung_boxes: str = "own",
+    refinement: str | None = None,
+    device: str = "auto",
 ) -> PairResult:
     """One pair with every model; see ``evaluate``."""
     data = pair.load()
@@ -198,6 +204,7 @@ def evaluate_pair(
             data.fixed,
             data.moving,
             model=model,
+            device=device,
             lung_boxes=lung_boxes,
             refinement=refinement,
             fixed_mask=data.fixed_mask,
@@ -291,6 +298,22 @@ def prepared(
     return PreparedPair(name, images, *grids, data.fixed_points, data.moving_points)
 
 
+def _prepared_pairs(
+    pairs: list[LandmarkPair], model: CheckpointModel, lung_boxes: str, report: Callable[[str], None]
+) -> list[PreparedPair]:
+    ready, notes = [], []
+    for pair in pairs:
+        title = f"{pair.data_set} {pair.name}"
+        try:
+            ready.append(prepared(title, pair.load(), model.card.window, model.card.sigma, lung_boxes))
+        except ProgressiveRegistrationError as error:
+            notes.append(f"{title} is left out: {error}")
+            report(notes[-1])
+    if not ready:
+        raise InputError("No pair of the test set could be evaluated" + (f": {notes[0]}" if notes else "."))
+    return ready
+
+
 def snapshots(run: Path) -> list[Path]:
     """The snapshots of a run's folder, oldest first; InputError if there is none."""
     found = checkpoint.checkpoints(run / "snapshots")
@@ -312,16 +335,17 @@ def snapshot_errors(
     Returns
     -------
     one dict a snapshot: ``iteration``, ``pairs`` (name -> mean TRE, mm) and ``tre_mm``, the mean over all landmarks.
+
+    Raises
+    ------
+    InputError : no snapshots, or no pair that can be used; one that cannot is left out, as in ``evaluate``.
     """
     ready: list[PreparedPair] = []
     rows = []
     for path in snapshots(run):
         model = CheckpointModel(path, device)
         if not ready:
-            ready = [
-                prepared(f"{p.data_set} {p.name}", p.load(), model.card.window, model.card.sigma, lung_boxes)
-                for p in pairs
-            ]
+            ready = _prepared_pairs(pairs, model, lung_boxes, report)
         errors = {p.name: p.tre(torch.from_numpy(model.predict(p.images))) for p in ready}
         rows.append(
             {

@@ -117,7 +117,7 @@ def _test_set(
     job: Job, pairs: list[LandmarkPair], models: dict[str, Any], notes: list[str], report: Callable
 ) -> None:
     results, left_out = evaluate(
-        pairs, models, lung_boxes=job.lung_boxes, refinement=job.refinement, report=report
+        pairs, models, lung_boxes=job.lung_boxes, refinement=job.refinement, device=job.device, report=report
     )
     names = [
         f"{label}: {getattr(getattr(m, 'card', None), 'name', 'no network')}" for label, m in models.items()
@@ -199,10 +199,10 @@ def _held_out(job: Job, models: dict[str, Any], report: Callable) -> None:
     found: dict[str, np.ndarray] = {}
     zeros = np.empty(0)
     for label, model in models.items():
-        if model == "none":
-            continue
 
         def predict(images: torch.Tensor, side: int, model=model) -> torch.Tensor:
+            if model == "none":
+                return torch.zeros(1, 3, side, side, side)
             if isinstance(model, CheckpointModel):
                 return model.predict_tensor(images, side)
             return torch.from_numpy(model.predict(images))[None]
@@ -219,7 +219,7 @@ def _held_out(job: Job, models: dict[str, Any], report: Callable) -> None:
         "scans with a fixed seed list; ± over deformations",
         "scans": len(stream.store),
         "deformations": int(zeros.size),
-        "zero_field_mm": float(zeros.mean()) if zeros.size else None,
+        "zero_field_mm": float(zeros.mean()),
         "models": {
             label: {"mean_mm": float(e.mean()), "sd_mm": float(e.std()), "errors_mm": e.round(4).tolist()}
             for label, e in found.items()
