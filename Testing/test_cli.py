@@ -119,6 +119,8 @@ def test_given_boxes_move_one_box_onto_the_other(capsys, folder, tmp_path):
     assert (code, told) == (0, "")
     report = json.loads(printed)
     assert report["lung_boxes"] == "explicit"
+    for name, shift in (("fixed", 0), ("moving", SHIFT)):
+        np.testing.assert_allclose(report["boxes_lps_mm"][name], [lower + shift, upper + shift], atol=0.05)
     assert report["tre_mm"]["after"]["max"] < 1e-3
 
 

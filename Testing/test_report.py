@@ -56,6 +56,7 @@ def complete(scene):
         fixed_lungs=lungs,
         moving_lungs=lungs,
         lung_boxes="shared",
+        boxes=(Box((-55, -25, -15), (15, 45, 55)), Box((-55, -25, -6), (15, 45, 64))),
         preset="balanced",
         refinement={"steps": np.int64(3), "loss": np.array([1.0, 0.5])},
         device="cpu",
@@ -86,6 +87,10 @@ def test_json_has_the_keys_that_others_rely_on(complete):
     assert (made["preset"], made["model"]["name"], made["model"]["version"]) == ("balanced", "tiny", "1.0")
     assert (made["device"], made["lung_boxes"], made["outputs"]) == ("cpu", "shared", {})
     assert made["refinement"] == {"steps": 3, "loss": [1.0, 0.5]}
+    assert made["boxes_lps_mm"] == {
+        "fixed": [[-55, -25, -15], [15, 45, 55]],
+        "moving": [[-55, -25, -6], [15, 45, 64]],
+    }
     assert made["lungs"]["fixed"]["box_lps_mm"] == [[-50, -20, -10], [10, 40, 50]]
     assert len(made["landmarks"]) == 30
 
@@ -97,15 +102,30 @@ def test_json_never_holds_nan(complete):
 
 def test_protocol_says_what_is_needed_to_repeat_it(complete):
     text = " ".join(complete[0]["protocol"])
-    for part in ("nothing is snapped to voxels", "30 pairs", "by their labels", "shared", "tiny 1.0"):
+    for part in (
+        "landmarks took no part",
+        "nothing is snapped to voxels",
+        "30 pairs",
+        "by their labels",
+        "shared",
+        "tiny 1.0",
+    ):
         assert part in text
-    for part in ("abababababab", "Preset balanced", "landmarks took no part", "4.00 × 4.00 × 3.00", "torch"):
+    for part in (
+        "abababababab",
+        "Preset balanced",
+        "fades to nothing within about 2 cm",
+        "4.00 × 4.00 × 3.00",
+        "torch",
+    ):
         assert part in text
 
 
 def test_protocol_without_a_network_says_so(complete):
     made = {**complete[0], "model": {"name": None, "version": None}, "preset": "fast"}
-    assert "No network ran" in " ".join(report.protocol(made))
+    text = " ".join(report.protocol(made))
+    assert "No network ran" in text
+    assert "The network's field" not in text
 
 
 class Page(HTMLParser):

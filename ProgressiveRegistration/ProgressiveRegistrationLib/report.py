@@ -63,7 +63,10 @@ def versions() -> dict:
 
 
 def registration_report(registration: Any, figures: Mapping[str, Any]) -> dict:
-    """The report of a ``Registration`` with its quality figures; the caller adds inputs and outputs."""
+    """The report of a ``Registration`` with its quality figures; the caller adds inputs and outputs.
+
+    ``boxes_lps_mm`` is what the network saw, ``lungs`` what was found in the images.
+    """
     card = registration.card
     lungs = {}
     for name, found in (("fixed", registration.fixed_lungs), ("moving", registration.moving_lungs)):
@@ -76,6 +79,7 @@ def registration_report(registration: Any, figures: Mapping[str, Any]) -> dict:
         "device": str(registration.device),
         "precision": str(registration.precision),
         "lung_boxes": registration.lung_boxes,
+        "boxes_lps_mm": {name: box.to_list() for name, box in zip(("fixed", "moving"), registration.boxes)},
         "lungs": lungs,
         "seconds": {stage: round(float(s), 3) for stage, s in registration.seconds.items()},
         "notes": [str(note) for note in registration.notes],
@@ -95,6 +99,7 @@ def evaluation_report(figures: Mapping[str, Any], transform: str) -> dict:
         "device": None,
         "precision": None,
         "lung_boxes": None,
+        "boxes_lps_mm": None,
         "lungs": {},
         "seconds": {},
         "notes": [],
@@ -126,6 +131,10 @@ def protocol(report: Mapping[str, Any]) -> list[str]:
         out.append(
             f"The network {model['name']} {model['version']}{checksum} ran on {report['device']} in "
             f"{report['precision']}."
+        )
+        out.append(
+            "The network's field counts in and near the lungs: its weight fades to nothing within about 2 cm of "
+            "them, and the field is carried on smoothly from there."
         )
     elif report["preset"]:
         out.append("No network ran: without it the lung boxes alone are laid over each other.")

@@ -26,7 +26,7 @@ import slicer
 import vtk
 from ProgressiveRegistrationLib.errors import Cancelled
 from ProgressiveRegistrationLib.field import DisplacementField
-from ProgressiveRegistrationLib.geometry import Affine, Grid
+from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
 
 FIXED_SHAPE, MOVING_SHAPE = (30, 36, 40), (34, 44, 42)  # z, y, x
 
@@ -179,6 +179,7 @@ class FakeRegister:
             fixed_lungs=self.lungs,
             moving_lungs=self.lungs,
             lung_boxes="own",
+            boxes=(Box.around(field.grid.corners()),) * 2,
             card=SimpleNamespace(name="fake", version="0", to_dict=lambda: {"name": "fake", "version": "0"}),
             device="cpu",
             precision="float32",
