@@ -526,6 +526,24 @@ def test_flicker_alternates_and_stops(panel):  # noqa: F811
     assert not panel.fusion._timer.active
 
 
+def test_flicker_pauses_while_another_module_is_open(panel):  # noqa: F811
+    show_pair(panel)
+    panel.ui.fusionComboBox.setCurrentText("Flicker")
+    composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+    panel.ui.applyButton.click()
+    panel.exit()
+    assert (panel.fusion._timer.active, composite.GetForegroundOpacity()) == (False, 0.5)
+    finish(panel)  # shows the result, and yet nothing blinks
+    assert (panel.fusion._timer.active, composite.GetForegroundOpacity()) == (False, 0.5)
+    panel.enter()
+    seen = set()
+    assert process_events_until(lambda: seen.add(composite.GetForegroundOpacity()) or {0.0, 1.0} <= seen, 10)
+    panel.ui.fusionComboBox.setCurrentText("Off")
+    panel.exit()
+    panel.enter()
+    assert not panel.fusion._timer.active
+
+
 def test_registered_volume_is_shown_when_no_transform_was_asked_for(panel):  # noqa: F811
     fixed, moving = show_pair(panel)
     panel.ui.transformCheckBox.click()

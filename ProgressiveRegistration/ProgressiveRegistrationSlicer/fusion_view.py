@@ -27,6 +27,7 @@ class FusionView:
         self._layers: dict = {}
         self._board_id = None
         self._opacity = 0.5
+        self._paused = False
         self._timer = qt.QTimer()
         self._timer.setInterval(FLICKER_MS)
         self._timer.connect("timeout()", self._flicker)
@@ -51,7 +52,7 @@ class FusionView:
             self._set_layers(board.GetID(), None, 0.0)
         else:
             self._set_layers(fixed.GetID(), moving.GetID(), opacity)
-        if mode is FusionMode.FLICKER:
+        if mode is FusionMode.FLICKER and not self._paused:
             self._timer.start()
         if fit:
             slicer.util.resetSliceViews()
@@ -60,8 +61,20 @@ class FusionView:
         """0 shows the fixed volume alone, 1 the moving one."""
         self._opacity = opacity
         if self.mode is FusionMode.OVERLAY:
-            for node in _composites():
-                node.SetForegroundOpacity(opacity)
+            self._set_opacities(opacity)
+
+    def pause(self) -> None:
+        """No flickering until ``resume``; both volumes are to be seen meanwhile."""
+        self._paused = True
+        if self._timer.active:
+            self._timer.stop()
+            self._set_opacities(self._opacity)
+
+    def resume(self) -> None:
+        """Flicker again, if that is the mode."""
+        self._paused = False
+        if self.mode is FusionMode.FLICKER:
+            self._timer.start()
 
     def restore(self) -> None:
         """Give the views and volumes back their colours and layers, as far as those still exist."""
@@ -126,6 +139,11 @@ class FusionView:
             node.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
             node.SetBackgroundVolumeID(background)
             node.SetForegroundVolumeID(foreground)
+            node.SetForegroundOpacity(opacity)
+
+    @staticmethod
+    def _set_opacities(opacity: float) -> None:
+        for node in _composites():
             node.SetForegroundOpacity(opacity)
 
     def _flicker(self) -> None:

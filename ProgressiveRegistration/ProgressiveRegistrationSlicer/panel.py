@@ -94,8 +94,10 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self) -> None:
         self.initializeParameterNode()
+        self.fusion.resume()
 
     def exit(self) -> None:
+        self.fusion.pause()  # nothing shall blink in another module's work
         if self._parameterNode is not None and self._guiTag is not None:
             self._parameterNode.disconnectGui(self._guiTag)
             self._guiTag = None
