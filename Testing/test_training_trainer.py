@@ -548,21 +548,24 @@ def test_export_refuses_a_network_whose_last_level_is_not_alone(place, tmp_path)
         export(path, "early", tmp_path)
 
 
-def test_pictures_and_scalars_reach_tensorboard(place):
+@pytest.mark.parametrize("held_out", [["data"], []])
+def test_pictures_and_scalars_reach_tensorboard(place, held_out):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = trainer(
         place,
-        "pictures",
-        data={**BASE["data"], "validation": ["data"]},
+        f"pictures-{len(held_out)}",
+        data={**BASE["data"], "validation": held_out},
         validation={"every": 2, "samples": 1},
         output={**BASE["output"], "pictures_every": 2},
     )
     run.run(until=2)
-    events = EventAccumulator(str(place / "runs" / "pictures" / "tensorboard"))
+    events = EventAccumulator(str(run.config.run_folder / "tensorboard"))
     events.Reload()
     assert "levels" in events.Tags()["images"]
     assert "train/loss" in events.Tags()["scalars"]
+    if not held_out:
+        return
     error, zero = (events.Scalars(f"validation/{n}")[0].value for n in ("lung_error_mm", "zero_field_mm"))
     assert error > 0
     assert 2 < zero < 40

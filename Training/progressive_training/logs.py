@@ -87,8 +87,8 @@ class Log:
         )
 
     def pictures(self, trainer: Trainer) -> None:
-        """Level maps (paper, Fig. 7) and an overlay of a held-out pair, when there is one."""
-        if not self.board or trainer.held_out is None:
+        """Level maps (paper, Fig. 7) and an overlay of a held-out pair, or of a training one when there is none."""
+        if not self.board:
             return
         import torch
 
@@ -97,7 +97,8 @@ class Log:
 
         alpha = trainer.schedule.alpha(trainer.iteration - 1)
         side = image_side(trainer.plain.side(trainer.schedule.finest(trainer.iteration - 1)))
-        sample = trainer.held_out.sample(0, side, side, scan=0)
+        stream = trainer.stream if trainer.held_out is None else trainer.held_out
+        sample = stream.sample(0, side, side, scan=0)
         images = sample.images.to(trainer.fabric.device, memory_format=torch.channels_last_3d)
         with torch.no_grad(), trainer.fabric.autocast():
             fields = trainer.average.level_outputs(images, alpha)
