@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from progressive_training import cache
+from progressive_training import phantoms as phantom_module
 from progressive_training.cache import MASKS, ScanStore, load, prepare, sides
 from progressive_training.deformation import SplineSpec
 from progressive_training.phantoms import PhantomStore
@@ -235,6 +239,28 @@ def phantoms(tmp_path_factory) -> PhantomStore:
     small = {"size": (80, 80, 64), "spacing": (4.4, 4.4, 5.0), "tips": 800, "landmarks": 20}
     folder = tmp_path_factory.mktemp("phantoms")
     return PhantomStore(folder, 1, WINDOW, report=lambda text: None, **small)
+
+
+@pytest.mark.parametrize("kind", ["scans", "phantoms"])
+def test_threads_share_what_is_in_memory(store, phantoms, kind, monkeypatch):
+    """Four threads that want the same one at once: it is read once, and all get it."""
+    if kind == "scans":
+        shared, module, name = ScanStore(store.folders, WINDOW), cache, "load"
+    else:
+        monkeypatch.setattr(phantoms, "_memory", {})
+        shared, module, name = phantoms, phantom_module, "load_phantom"
+    read, loads = getattr(module, name), []
+
+    def slow(*arguments):
+        loads.append(arguments)
+        time.sleep(0.2)
+        return read(*arguments)
+
+    monkeypatch.setattr(module, name, slow)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(shared.__getitem__, [0] * 4))
+    assert len(loads) == 1
+    assert all(one is found[0] for one in found)
 
 
 def test_a_phantom_pair_comes_with_the_phantoms_motion(store, phantoms):

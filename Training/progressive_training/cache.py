@@ -11,6 +11,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import SimpleITK as sitk
@@ -183,16 +184,21 @@ def cache_key(*parts: object) -> str:
 
 
 class ScanStore:
-    """Prepared scans, of which the latest used stay in memory up to ``gigabytes``."""
+    """Prepared scans, of which the latest used stay in memory up to ``gigabytes``. Threads may share it."""
 
     def __init__(self, folders: list[Path], window: tuple[float, float], gigabytes: float = 4.0) -> None:
         self.folders, self.window, self.limit = list(folders), window, gigabytes * 1e9
         self._memory: OrderedDict[int, CachedScan] = OrderedDict()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.folders)
 
     def __getitem__(self, index: int) -> CachedScan:
+        with self._lock:
+            return self._get(index)
+
+    def _get(self, index: int) -> CachedScan:
         if index not in self._memory:
             try:
                 self._memory[index] = load(self.folders[index], self.window)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def load_phantom(folder: Path, window: tuple[float, float]) -> PhantomPair:
 
 
 class PhantomStore:
-    """``count`` phantoms, made once in ``cache``; the last few used stay in memory."""
+    """``count`` phantoms, made once in ``cache``; the last few used stay in memory. Threads may share it."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class PhantomStore:
         kept: int = 16,
         **options: Any,
     ) -> None:
-        self.window, self.kept, self._memory = window, kept, {}
+        self.window, self.kept, self._memory, self._lock = window, kept, {}, Lock()
         self.folders = [cache / f"phantom-{seed:04d}" for seed in range(1000, 1000 + count)]
         for number, folder in enumerate(self.folders, 1):
             if not _is_whole(folder):
@@ -97,11 +98,12 @@ class PhantomStore:
         return len(self.folders)
 
     def __getitem__(self, index: int) -> PhantomPair:
-        if index not in self._memory:
-            while len(self._memory) >= self.kept:
-                self._memory.pop(next(iter(self._memory)))
-            self._memory[index] = load_phantom(self.folders[index], self.window)
-        return self._memory[index]
+        with self._lock:
+            if index not in self._memory:
+                while len(self._memory) >= self.kept:
+                    self._memory.pop(next(iter(self._memory)))
+                self._memory[index] = load_phantom(self.folders[index], self.window)
+            return self._memory[index]
 
 
 def _is_whole(folder: Path) -> bool:
