@@ -19,7 +19,7 @@ import torch
 import yaml
 from progressive_training import checkpoint
 from progressive_training.config import Config, changed_settings, config_from_dict, read_config
-from progressive_training.export import export
+from progressive_training.export import described_data, export
 from progressive_training.network import ProgressiveUNet
 from progressive_training.trainer import Trainer, TrainingStopped, weighted_loss
 from ProgressiveRegistrationLib.errors import InputError, ModelError, OutputError
@@ -637,6 +637,12 @@ def test_a_wrong_configuration_is_told_in_one_sentence(tmp_path, changes, messag
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     config = read_config(configure(tmp_path, "text", data={"window": ["-1e3", -100]}))
     assert config.data.window == (-1000, -100)
+
+
+@pytest.mark.parametrize("nothing", [None, "", []])
+def test_training_data_need_not_be_described(tmp_path, nothing):
+    config = read_config(configure(tmp_path, "undescribed", data={"training_data": nothing}))
+    assert described_data(config_from_dict(config.to_dict()).data.training_data, None) == []
 
 
 @pytest.mark.parametrize(

@@ -274,8 +274,8 @@ def _number(value: Any, where: str) -> float:
 
 
 def _check_description(entries: Any) -> None:
-    """Raises InputError for what is no list of data sets."""
-    for entry in entries if isinstance(entries, tuple) else (entries,):
+    """Raises InputError for what is no list of data sets; nothing at all (or "", as once in checkpoints) is one of none."""
+    for entry in entries if isinstance(entries, tuple) else (entries,) if entries else ():
         if not isinstance(entry, Mapping) or not isinstance(entry.get("scans", 0), int):
             raise InputError(
                 f"data.training_data must be a list of {{name, licence, scans}}, scans a whole number; got {entry!r}."

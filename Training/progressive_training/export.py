@@ -24,7 +24,7 @@ def described_data(
 
     ``scans``: that record; None for older checkpoints, which have none.
     """
-    data = [dict(entry) for entry in described]
+    data = [dict(entry) for entry in described or ()]
     counts = [entry.get("scans", 0) for entry in data]
     if scans is None or sum(counts) == len(scans):
         return data
