@@ -10,11 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .extension import extended_from
 from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
 from .lungs import Lungs, find_lungs, matched_boxes
+from .network_field import extended_from, smoothed
 from .progress import Progress, Stages, Stop
 
 PRESETS = ("fast", "balanced", "accurate")
@@ -126,6 +126,7 @@ def register(
     with stages.stage("field", "Making the displacement field"):
         if network is not None:
             lungs = fixed_grid.resample(fixed_lungs.mask, interpolator=sitk.sitkNearestNeighbor)
+            voxels = smoothed(voxels, fixed_grid.spacing)
             voxels = extended_from(sitk.GetArrayViewFromImage(lungs) > 0, voxels, fixed_grid.spacing)
         result = DisplacementField.from_voxels(voxels, fixed_grid, moving_grid)
         if max(fixed_grid.spacing) > MAX_SPACING_MM:

@@ -1,9 +1,10 @@
-"""The network's field around the lungs, where training says nothing about it."""
+"""The network's field: smoothed, and carried on around the lungs, where training says nothing about it."""
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
-from ProgressiveRegistrationLib.extension import FADE_MM, extended_from
 from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.network_field import FADE_MM, SMOOTH_MM, extended_from, smoothed
 from scipy import ndimage
 
 SPACING = (2.0, 2.5, 3.0)
@@ -24,6 +25,25 @@ def distance() -> np.ndarray:
 def smooth_field() -> np.ndarray:
     z, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in SHAPE), indexing="ij")
     return np.stack([np.sin(3 * z + x), 2 * np.cos(2 * y), 4 * z * z]).astype(np.float32)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_smoothing_damps_waves_as_a_gaussian_of_that_many_millimetres_does(axis):
+    """Analytic: a wave of length l loses the factor exp(-(2 pi sigma / l)^2 / 2)."""
+    length = 40.0
+    at = np.arange(SHAPE[2 - axis]) * SPACING[axis]
+    wave = np.cos(2 * np.pi * at / length).reshape([-1 if k == 2 - axis else 1 for k in range(3)])
+    u = np.broadcast_to(wave, (3, *SHAPE)).astype(np.float32)
+    inner = (slice(None), *(slice(8, -8) for _ in range(3)))
+    factor = np.exp(-0.5 * (2 * np.pi * SMOOTH_MM / length) ** 2)
+    np.testing.assert_allclose(smoothed(u, SPACING)[inner], factor * u[inner], atol=0.01)
+
+
+def test_smoothing_leaves_a_linear_field_alone_away_from_the_border():
+    z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    u = np.stack([0.1 * x, 0.2 * y - z, 0.3 * z]).astype(np.float32)
+    inner = (slice(None), *(slice(8, -8) for _ in range(3)))
+    np.testing.assert_allclose(smoothed(u, SPACING)[inner], u[inner], atol=1e-3)
 
 
 def test_the_field_stays_as_it_is_in_the_lungs():
