@@ -255,9 +255,10 @@ def test_another_patient_is_not_to_be_trusted(pair):
     assert "not to be trusted" in doubts(steps)[0]
 
 
-def test_progress_rises_to_one(pair):
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_progress_rises_to_one(pair, both_ways):
     seen: list[float] = []
-    short = replace(QUICK, stages=tuple(replace(s, iterations=3) for s in QUICK.stages))
+    short = replace(QUICK, stages=tuple(replace(s, iterations=3) for s in QUICK.stages), both_ways=both_ways)
     refine(
         pair.fixed,
         pair.moving,
@@ -266,7 +267,7 @@ def test_progress_rises_to_one(pair):
         mask=pair.mask,
         progress=lambda stage, fraction, text: seen.append(fraction),
     )
-    assert len(seen) == 8
+    assert len(set(seen)) >= 7  # every iteration and the start; long steps repeat themselves
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (0, 1)
 

@@ -131,14 +131,15 @@ def refine(
     steps = [] if convergence is None else convergence
     descent = _Descent(settings, target, seed, progress, cancelled, steps)
     warp, region = descent.run("forward", fixed, moving, field, mask, settings.stages)
-    result = warp.result(cancelled)
+    result = warp.result(descent.alive)
     if not settings.both_ways:
         return result
-    back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=cancelled)
+    back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=descent.alive)
     moving_mask = _carried(mask, back, moving)
     backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
-    warp.added.append(_half_way(result, backward.result(cancelled), region, warp, descent))
-    return warp.result(cancelled)
+    warp.added.append(_half_way(result, backward.result(descent.alive), region, warp, descent))
+    descent.done = descent.total
+    return warp.result(descent.alive)
 
 
 def doubts(convergence: list[dict[str, Any]]) -> list[str]:
@@ -210,8 +211,13 @@ class _Descent:
         """Say how many iterations of the stage are done; raises Cancelled."""
         check(self.cancelled)
         if self.progress is not None:
-            text = text or f"Refining, stage {self.number} of {self.count}"
+            text = text or f"Refining, stage {max(1, self.number)} of {self.count}"
             self.progress("refinement", (self.done + done) / self.total, text)
+
+    def alive(self) -> bool:
+        """What long steps poll in place of ``cancelled``: shows that it goes on, too."""
+        self.report(0)
+        return False
 
     def run(
         self,
@@ -226,9 +232,12 @@ class _Descent:
         settings = self.settings
         generator = torch.Generator().manual_seed(self.seed)
         _check(field, mask)
+        self.report(0)
         lung = LungPoints(mask, settings.dilation_mm, fixed)
         region = lung.box.grown(MARGIN_MM)
+        self.report(0)
         warp = Warp(_start(field, region), self.device)
+        self.report(0)
         pair: FeaturePair | None = None
         asked = 0.0
         for stage in stages:
@@ -237,7 +246,7 @@ class _Descent:
             self.report(0)
             if pair is None or asked != stage.voxel_mm:
                 first, pair = pair is None, None  # frees the last one first
-                pair = FeaturePair(fixed, moving, warp, lung, stage.voxel_mm, settings.noise, self.cancelled)
+                pair = FeaturePair(fixed, moving, warp, lung, stage.voxel_mm, settings.noise, self.alive)
                 asked = stage.voxel_mm
                 if first and direction == "forward":
                     _keep_best_share(pair, warp, lung, stage, generator)
