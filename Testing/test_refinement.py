@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
-from ProgressiveRegistrationLib.features import mind_ssc, sample_mapped
+from ProgressiveRegistrationLib.features import FLAT, distinctness, mind_ssc, sample_mapped
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Grid
 from ProgressiveRegistrationLib.lattices import Lattice, look_up_with_slope, subdivided
@@ -315,7 +315,7 @@ def test_nothing_is_matched_past_the_end_of_the_moving_scan(pair, both_ways):
     assert error(cut) < 1.3 * error(pair.moving) + 0.05
 
 
-def test_more_points_are_drawn_where_there_are_edges(pair):
+def test_more_points_are_drawn_where_there_is_something_to_see(pair):
     smooth = sitk.Image(pair.fixed)
     values = sitk.GetArrayFromImage(smooth)
     values[:, :, : GRID.size[0] // 2] = -850.0
@@ -324,6 +324,37 @@ def test_more_points_are_drawn_where_there_are_edges(pair):
     assert inside(drawn).mean() > 0.95
     left, right = (drawn[:, 0] < -5).mean(), (drawn[:, 0] > 5).mean()
     assert 0.02 < left < 0.5 * right
+
+
+def test_distinctness_is_what_the_structure_tensor_says():
+    """Against numpy's inverse of scipy's tensor; analytic on a ramp, which says nothing across its slope."""
+    image = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(12, 13, 14)), 1.0).astype(
+        np.float32
+    )
+    slopes = np.gradient(image)
+    tensor = [[ndimage.uniform_filter(a * b, 3, mode="constant") for b in slopes] for a in slopes]
+    tensor = np.moveaxis(np.array(tensor, float), (0, 1), (-2, -1)) + FLAT * np.eye(3)
+    wanted = np.trace(np.linalg.inv(tensor), axis1=-2, axis2=-1) ** -0.5
+    index = np.argwhere(np.ones_like(image))[:, ::-1]
+    inside = ((index > 0) & (index < np.array(image.shape[::-1]) - 1)).all(1)
+    found = distinctness(torch.from_numpy(image), index[inside])
+    np.testing.assert_allclose(found, wanted.ravel()[inside], rtol=1e-4)
+
+    ramp = torch.arange(9.0).expand(9, 9, 9) * 0.1
+    found = distinctness(ramp, np.array([[4, 4, 4]]))
+    np.testing.assert_allclose(found, (1 / (0.1**2 + FLAT) + 2 / FLAT) ** -0.5, rtol=1e-4)
+
+
+def test_points_prefer_a_place_that_is_fixed_in_all_directions():
+    """A ball has it, a rod may slide along itself, a wall along two directions."""
+    z, y, x = np.mgrid[:40, :40, :40].astype(np.float32)
+    ball = np.exp(-((x - 8) ** 2 + (y - 8) ** 2 + (z - 8) ** 2) / 8)
+    rod = np.exp(-((x - 30) ** 2 + (y - 8) ** 2) / 8)
+    wall = 1 / (1 + np.exp(-(y - 28)))
+    image = torch.from_numpy(np.maximum(np.maximum(ball, rod), wall))
+    at = np.array([[8, 10, 8], [30, 10, 25], [20, 28, 25]])
+    found = distinctness(image, at)
+    assert found[0] > 5 * found[1] > 6 * found[2] > 0
 
 
 def test_bad_input_is_refused_in_one_sentence(pair):

@@ -6,10 +6,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .features import CHANNELS, mind_ssc, sample_mapped
+from .features import CHANNELS, distinctness, mind_ssc, sample_mapped
 from .geometry import Affine, Box, Grid
 from .lattices import Lattice, look_up_with_slope
-from .network_input import gradient_magnitude
 from .progress import Stop, check
 from .warp import Warp
 
@@ -19,9 +18,9 @@ MASK_MM, EDGE_MM = 2.0, 2.0  # of the lattices on which points are drawn and wei
 
 
 class LungPoints:
-    """Where the data term looks: points of the dilated lung mask, LPS mm, more of them where the image has edges.
+    """Where the data term looks: points of the dilated lung mask, LPS mm, more of them where the image is distinct.
 
-    Vessels and walls say where a place has moved to, even tissue does not.
+    A vessel's fork says where a place has moved to; along a wall it may slide, in even tissue it may be anywhere.
     """
 
     def __init__(self, mask: sitk.Image, dilation_mm: float, image: sitk.Image) -> None:
@@ -41,12 +40,10 @@ class LungPoints:
         self._cumulative = np.cumsum(self._weights(image, places))
 
     def _weights(self, image: sitk.Image, places: np.ndarray) -> np.ndarray:
-        """(n,): the image's gradient magnitude at LPS places (n, 3), neither 0 nor ruled by a few strong edges."""
+        """(n,): how distinct the image is around LPS places (n, 3); neither 0 nor ruled by a few strong corners."""
         grid = self.box.grid(1).with_spacing(EDGE_MM)
-        unit = sample_mapped(image, grid, Affine.identity())
-        edges = gradient_magnitude(unit[None, None])[0, 0].numpy()
         index = np.clip(np.rint(grid.world_to_index(places)).astype(int), 0, np.asarray(grid.size) - 1)
-        found = edges[index[:, 2], index[:, 1], index[:, 0]].astype(float)
+        found = distinctness(sample_mapped(image, grid, Affine.identity()), index)
         low, high = np.percentile(found, (20, 95))
         return np.minimum(found, high) + max(low, 0.2 * found.mean()) + 1e-6
 

@@ -3,7 +3,7 @@
 T(x) = A(x + w(x)): A is the affine map that the field has outside its grid (the box-to-box map), w is what is optimised, in mm of
 the fixed frame. The moving image is seen through A, so that both images' features live on lattices of one spacing. Stage by
 stage a finer lattice of nodes is added to w. The cost is the difference of self-similarity features (``features.py``) at points in
-the dilated lung, more of them where there are edges, plus the squared gradient of w. The nodes are control points of cubic B-splines.
+the dilated lung, more of them where the image is distinct, plus the squared gradient of w. The nodes are control points of cubic B-splines.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Settings:
     noise: float = 2e-3
     redraw: int = 4
     average: float = 0.33
-    robust: float = 0.3
+    robust: float = 0.6
     both_ways: bool = False
 
 
@@ -80,7 +80,7 @@ _WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
 PRESETS = {
     "balanced": Settings((_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 40))),
     "accurate": Settings(
-        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 60)), both_ways=True
+        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 90, points=60_000)), both_ways=True
     ),
 }
 

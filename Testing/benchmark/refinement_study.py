@@ -100,9 +100,30 @@ class Start:
         """case, what, TRE mean, sd, median, p95, max, folding in the lung in percent, CPU seconds."""
         field, _, seconds = (self.field, [], 0.0) if settings is None else self.refined(settings)
         error = statistics(tre(field, self.case.fixed_points, self.case.moving_points))
-        folds = folding(field, self.mask, field_of_view(self.case.fixed))["lung_percent"]
-        figures = [f"{error[key]:.2f}" for key in ("mean", "sd", "median", "p95", "max")]
-        return [self.case.name, label, *figures, f"{folds:.4f}", f"{seconds:.1f}"]
+        return [self.case.name, label, *_figures(error), f"{self.folded(field):.4f}", f"{seconds:.1f}"]
+
+    def folded(self, field: DisplacementField) -> float:
+        """Percent of the lungs' voxels."""
+        return folding(field, self.mask, field_of_view(self.case.fixed))["lung_percent"]
+
+
+class ThereAndBack:
+    """A pair without landmarks, refined in both directions: how well the two maps undo each other."""
+
+    def __init__(self, first: Start, second: Start) -> None:
+        self.starts = (first, second)
+
+    def row(self, label: str, settings: Settings) -> list:
+        """As ``Start.row``; the error is |T21(T12(x)) - x| in the first image's lungs, the seconds are one direction's."""
+        (there, _, a), (back, _, b) = (start.refined(settings) for start in self.starts)
+        gap = inverse_consistency(there, back, self.starts[0].mask)
+        folds = max(start.folded(field) for start, field in zip(self.starts, (there, back)))
+        name = f"opentps_4dct {self.starts[0].case.name}, there and back"
+        return [name, label, *_figures(gap), f"{folds:.4f}", f"{(a + b) / 2:.1f}"]
+
+
+def _figures(error: dict) -> list[str]:
+    return [f"{error[key]:.2f}" for key in ("mean", "sd", "median", "p95", "max")]
 
 
 HEADER = ["case", "settings", "mean", "sd", "median", "p95", "max", "folding_percent", "cpu_seconds"]
@@ -127,6 +148,12 @@ def phantoms(options: argparse.Namespace) -> Iterator[list]:
     yield from by_preset(cases, options)
 
 
+def both_ways(model: str) -> tuple[Start, Start]:
+    phases = [f"pairs/opentps_4dct/phase{p}" for p in (20, 60)]
+    there, back = (plain_pair(f"{a[-2:]} -> {b[-2:]}", a, b) for a, b in (phases, phases[::-1]))
+    return Start(there, model), Start(back, model)
+
+
 def consistency(options: argparse.Namespace) -> Iterator[list]:
     yield [
         "preset",
@@ -137,10 +164,7 @@ def consistency(options: argparse.Namespace) -> Iterator[list]:
         "inverse_p95",
         "inverse_max",
     ]
-    phases = [f"pairs/opentps_4dct/phase{p}" for p in (20, 60)]
-    there, back = (
-        Start(plain_pair(f"{a[-2:]} -> {b[-2:]}", a, b), options.model) for a, b in (phases, phases[::-1])
-    )
+    there, back = both_ways(options.model)
     for name in options.presets:
         fields = [start.refined(PRESETS[name])[0] for start in (there, back)]
         for start, field, other in ((there, *fields), (back, *fields[::-1])):
@@ -172,7 +196,7 @@ def trust(options: argparse.Namespace) -> Iterator[list]:
         for name in options.presets:
             field, steps, _ = start.refined(PRESETS[name])
             u = np.linalg.norm(field.sample(mask_points(start.mask)), axis=1).mean()
-            folds = folding(field, start.mask, field_of_view(case.fixed))["lung_percent"]
+            folds = start.folded(field)
             figures = [steps[0]["unexplained"][0], steps[-1]["unexplained"][1], u, folds]
             yield [case.name, name, *(f"{v:.3f}" for v in figures), bool(doubts(steps))]
 
@@ -200,10 +224,14 @@ def _scaled(stage, name: str, factor: float):
 
 def sensitivity(options: argparse.Namespace) -> Iterator[list]:
     yield HEADER
-    cases = [elastix_lung(SCANNER, back) for back in (False, True)]
-    cases += [phantom(0, 20.0), phantom(1, 40.0)]
-    for case in cases:
-        start = Start(case, options.model)
+    model = options.model
+    groups: dict[str, Callable[[], Iterator[Start | ThereAndBack]]] = {
+        "scanner": lambda: (Start(elastix_lung(SCANNER, back), model) for back in (False, True)),
+        "centred": lambda: (Start(elastix_lung(CENTRED, back), model) for back in (False, True)),
+        "phantoms": lambda: (Start(phantom(*about), model) for about in ((0, 20.0), (1, 40.0))),
+        "opentps": lambda: iter([ThereAndBack(*both_ways(model))]),
+    }
+    for start in (start for name in options.pairs or groups for start in groups[name]()):
         for label, settings in varied(PRESETS[options.presets[0]]):
             yield start.row(label, settings)
 
@@ -264,6 +292,12 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--model", default="none")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument(
+        "--pairs",
+        nargs="+",
+        choices=("scanner", "centred", "phantoms", "opentps"),
+        help="sensitivity: on these pairs only",
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40, 50, 60])
     parser.add_argument(
