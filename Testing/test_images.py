@@ -107,3 +107,15 @@ def test_every_transform_warps_alike_rounded_and_filled_with_air():
     labels = sitk.GetArrayFromImage(images.warp_image(grid.image(values), grid, shift, label=True))
     np.testing.assert_array_equal(labels[:-3], values[3:])
     assert (labels[-3:] == 0).all()
+
+
+def test_a_folder_above_the_series_is_refused_with_the_folders_that_hold_them(series):
+    study = series.parent
+    (study / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (study / "notes").mkdir()
+    (study / "notes" / "a.txt").write_text("no slice")
+    with pytest.raises(InputError, match="holds no DICOM series") as caught:
+        images.read_image(study)
+    assert str(caught.value).endswith(f"give one of those below it: {series}.")
+    with pytest.raises(InputError, match="give a folder of DICOM files or an image file"):
+        images.read_image(study / "notes")

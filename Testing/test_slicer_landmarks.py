@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 from ProgressiveRegistrationLib import mrml, mrml_landmarks
 from ProgressiveRegistrationLib.errors import InputError
@@ -25,6 +24,7 @@ from slicer_harness.fixtures import (
     motion_lps,
     rotation,
     scene,  # noqa: F401
+    spline_file,
 )
 
 pytestmark = pytest.mark.usefixtures("scene")
@@ -115,13 +115,7 @@ def test_landmarks_under_linear_parents_count_in_the_world():
 
 def test_transform_of_another_program_is_measured_as_simpleitk_measures_it(tmp_path):
     fixed, moving, x, error = pair()
-    transform = sitk.BSplineTransform(3, 3)
-    transform.SetTransformDomainOrigin((-120.0, -90.0, -80.0))
-    transform.SetTransformDomainPhysicalDimensions((220.0, 220.0, 220.0))
-    transform.SetTransformDomainMeshSize((4, 4, 4))
-    values = np.random.default_rng(0).normal(size=transform.GetNumberOfParameters()) * 6
-    transform.SetParameters(values.tolist())
-    sitk.WriteTransform(transform, str(tmp_path / "spline.h5"))
+    transform = spline_file(tmp_path / "spline.h5", (-120.0, -90.0, -80.0), 220.0, 4, 6.0)
     node = slicer.util.loadTransform(str(tmp_path / "spline.h5"))
     assert node.IsA("vtkMRMLBSplineTransformNode")
     y = motion(x) + error

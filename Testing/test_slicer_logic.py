@@ -28,6 +28,7 @@ from slicer_harness.fixtures import (
     motion_lps,
     rotation,
     scene,  # noqa: F401
+    spline_file,
 )
 
 pytestmark = pytest.mark.usefixtures("scene")
@@ -421,14 +422,8 @@ def test_measuring_gives_the_same_with_the_moving_volume_under_the_transform(log
     assert pages[0] == pages[1]
 
 
-def spline_file(path):
-    spline = sitk.BSplineTransform(3, 3)
-    spline.SetTransformDomainOrigin((-120.0, -110.0, -110.0))
-    spline.SetTransformDomainPhysicalDimensions((240.0, 240.0, 240.0))
-    spline.SetTransformDomainMeshSize((16, 16, 16))
-    values = np.random.default_rng(0).normal(size=spline.GetNumberOfParameters()) * 16
-    spline.SetParameters(values.tolist())
-    sitk.WriteTransform(spline, str(path))
+def fine_spline(path):
+    spline_file(path, (-120.0, -110.0, -110.0), 240.0, 16, 16.0)
 
 
 def grid_file(path):
@@ -436,7 +431,7 @@ def grid_file(path):
     field_of(lambda p: p + 6 * np.sin(p[..., ::-1] / 4), grid).write(path)
 
 
-@pytest.mark.parametrize("write", [spline_file, grid_file])
+@pytest.mark.parametrize("write", [fine_spline, grid_file])
 def test_figures_are_those_of_the_command_line_and_of_the_landmark_table(logic, tmp_path, write):
     from ProgressiveRegistrationLib.jobs import LandmarkFiles, evaluate_files
 

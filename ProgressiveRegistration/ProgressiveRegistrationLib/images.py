@@ -17,6 +17,7 @@ from .files import replacing
 from .geometry import Grid
 
 MIN_VOXELS = 8  # along each axis: less is a slice or a strip, not a volume
+MOST_NAMED, MOST_LOOKED_AT = 4, 1000  # folders with DICOM files, where the one given has none
 # DICOM tags
 POSITION, ORIENTATION, INSTANCE = "0020|0032", "0020|0037", "0008|0018"
 PHASE_TAGS = {
@@ -219,7 +220,13 @@ def series_files(folder: Path, wanted: str | None = None, option: str | None = N
     """
     ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not ids:
-        raise InputError(f"{folder} holds no DICOM series; give a folder of DICOM files or an image file.")
+        below = _folders_with_dicom(folder)
+        advice = (
+            f"one of those below it: {'; '.join(below)}"
+            if below
+            else "a folder of DICOM files or an image file"
+        )
+        raise InputError(f"{folder} holds no DICOM series; give {advice}.")
     series = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in ids}
     if wanted:
         chosen = [uid for uid in ids if uid == wanted or uid.endswith(wanted)]
@@ -238,6 +245,27 @@ def series_files(folder: Path, wanted: str | None = None, option: str | None = N
         )
         raise InputError(f"{folder} holds several series of like size, so {advice}: {listed}.")
     return sorted_slices(series[by_size[0]], str(folder))
+
+
+def _folders_with_dicom(folder: Path) -> list[str]:
+    """Some folders below ``folder`` that hold DICOM files: what a user who gave a study's folder meant."""
+    found: list[str] = []
+    for looked, (place, folders, files) in enumerate(os.walk(folder)):
+        folders.sort()
+        names = sorted(name for name in files if name.upper() != "DICOMDIR")
+        if looked and names and _is_dicom(Path(place) / names[0]):
+            found.append(place)
+        if len(found) == MOST_NAMED or looked == MOST_LOOKED_AT:
+            break
+    return found
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
 pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
@@ -125,6 +126,20 @@ def add_pair(moving_to_world: np.ndarray | None = None):
         matrix = np.linalg.inv(moving_to_world) @ MOVING_MATRIX
     moving = slicer.util.addVolumeFromArray(pattern(world).astype(np.float32), matrix, "Moving")
     return fixed, moving
+
+
+def spline_file(
+    path: Path, origin: tuple, extent_mm: float, elements: int, sd_mm: float
+) -> sitk.BSplineTransform:
+    """A cubic B-spline of random coefficients, as another program writes it (LPS)."""
+    spline = sitk.BSplineTransform(3, 3)
+    spline.SetTransformDomainOrigin(origin)
+    spline.SetTransformDomainPhysicalDimensions((extent_mm,) * 3)
+    spline.SetTransformDomainMeshSize((elements,) * 3)
+    values = np.random.default_rng(0).normal(size=spline.GetNumberOfParameters()) * sd_mm
+    spline.SetParameters(values.tolist())
+    sitk.WriteTransform(spline, str(path))
+    return spline
 
 
 def add_linear(matrix: np.ndarray, name="Linear"):
