@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from ProgressiveRegistrationLib.adam import Adam
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.features import FLAT, distinctness, mind_ssc, sample_mapped
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Grid
-from ProgressiveRegistrationLib.lattices import Lattice, look_up_with_slope, subdivided
+from ProgressiveRegistrationLib.lattices import Lattice, RowsAt, subdivided
 from ProgressiveRegistrationLib.matching import LungPoints
 from ProgressiveRegistrationLib.quality import field_of_view, folding, inverse_consistency, mask_points
 from ProgressiveRegistrationLib.refinement import (
@@ -417,15 +418,30 @@ def test_look_up_gives_values_and_their_slopes():
         return np.stack(found, -1)
 
     lattice = Lattice(grid, torch.device("cpu"))
-    made = look_up_with_slope(
-        lattice, torch.from_numpy(rows).view(-1, 12), torch.from_numpy(points.astype(np.float32))
-    )
-    assert np.allclose(made[:, 0], values(points), atol=1e-4)
+    made = RowsAt(lattice, torch.from_numpy(rows).view(-1, 12), torch.from_numpy(points.astype(np.float32)))
+    assert np.allclose(made.value(), values(points), atol=1e-4)
+    along = np.random.default_rng(2).normal(size=(50, 12)).astype(np.float32)
+    slopes = made.slope(torch.from_numpy(along))
     for axis in range(3):
         step = np.eye(3)[axis] * 1e-4
         slope = (values(points + step) - values(points - step)) / 2e-4
         off_kinks = np.abs(grid.world_to_index(points) % 1 - 0.5).max(1) < 0.49
-        assert np.allclose(made[off_kinks, 1 + axis], slope[off_kinks], atol=1e-3)
+        assert np.allclose(slopes[off_kinks, axis], (slope * along).sum(1)[off_kinks], atol=2e-3)
+
+
+def test_steps_are_those_of_torch_s_adam():
+    start = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32))
+    ours, theirs = (start.clone().requires_grad_() for _ in range(2))
+    adam = Adam(ours, 1e-3)
+    reference = torch.optim.Adam([theirs], eps=1e-3)
+    for size in (0.5, 0.3, 0.1, 0.1):
+        for values in (ours, theirs):
+            (values**2).sum().add((values[0] ** 3).sum()).backward()
+        reference.param_groups[0]["lr"] = size
+        reference.step()
+        reference.zero_grad()
+        adam.step(size)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_the_moving_image_is_seen_through_the_affine_map():

@@ -35,37 +35,42 @@ def look_up(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     return found[0, :, 0, 0].T
 
 
-def look_up_with_slope(lattice: Lattice, rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """(n, 4, c): value and gradient (per mm) of rows (D*H*W, c) at LPS points; past the border its value, gradient 0.
+class RowsAt:
+    """Rows (D*H*W, c) of an LPS-aligned lattice at LPS points (n, 3), trilinear; past the border its value, slope 0."""
 
-    The lattice is LPS-aligned.
-    """
-    index = lattice.index(points)
-    inside = ((index >= 0) & (index <= lattice.last)).float()
-    index = torch.minimum(index.clamp(min=0), lattice.last)
-    base = torch.minimum(index.floor(), (lattice.last - 1).clamp(min=0))
-    f = index - base
-    nx, ny, nz = lattice.grid.size
-    sx, sy, sz = (0 if n == 1 else s for n, s in ((nx, 1), (ny, nx), (nz, nx * ny)))
-    corners = torch.tensor(
-        [x * sx + y * sy + z * sz for z in (0, 1) for y in (0, 1) for x in (0, 1)], device=points.device
-    )
-    i = base.long()
-    first = i[:, 0] + nx * (i[:, 1] + ny * i[:, 2])
-    found = rows.index_select(0, (first[:, None] + corners).view(-1)).view(len(points), 8, -1).float()
-    # weights (n, 8) as z, y, x products; derivative of one factor: -1, +1 per voxel
-    both = torch.stack([1 - f, f], -1)
-    slope = torch.stack([-inside, inside], -1) * lattice.inverse.diagonal()[:, None]
-    wx, wy, wz = both.unbind(1)
-    dx, dy, dz = slope.unbind(1)
+    def __init__(self, lattice: Lattice, rows: torch.Tensor, points: torch.Tensor) -> None:
+        index = lattice.index(points)
+        inside = ((index >= 0) & (index <= lattice.last)).float()
+        index = torch.minimum(index.clamp(min=0), lattice.last)
+        base = torch.minimum(index.floor(), (lattice.last - 1).clamp(min=0))
+        f = index - base
+        self._per_mm = inside * lattice.inverse.diagonal()
+        self._x, self._y, self._z = torch.stack([1 - f, f], -1).unbind(1)
+        nx, ny, nz = lattice.grid.size
+        sx, sy, sz = (0 if n == 1 else s for n, s in ((nx, 1), (ny, nx), (nz, nx * ny)))
+        corners = torch.tensor(
+            [x * sx + y * sy + z * sz for z in (0, 1) for y in (0, 1) for x in (0, 1)], device=points.device
+        )
+        i = base.long()
+        first = i[:, 0] + nx * (i[:, 1] + ny * i[:, 2])
+        found = rows.index_select(0, (first[:, None] + corners).view(-1))
+        self._corners = found.view(len(points), 8, -1).float()
 
-    def product(z: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return (z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]).view(-1, 8)
+    def value(self) -> torch.Tensor:
+        """(n, c)."""
+        zy = self._z[:, :, None] * self._y[:, None]
+        weights = (zy[..., None] * self._x[:, None, None]).view(-1, 1, 8)
+        return torch.bmm(weights, self._corners)[:, 0]
 
-    weights = torch.stack(
-        [product(wz, wy, wx), product(wz, wy, dx), product(wz, dy, wx), product(dz, wy, wx)], 1
-    )
-    return torch.bmm(weights, found)
+    def slope(self, along: torch.Tensor) -> torch.Tensor:
+        """(n, 3) per mm: the gradient of ``value() @ along`` with ``along`` (n, c) held."""
+        v = torch.bmm(self._corners, along[:, :, None]).view(-1, 2, 2, 2)  # at the corners (z, y, x)
+        over_z = (v * self._z[:, :, None, None]).sum(1)  # (n, y, x)
+        x = (over_z.diff(dim=2)[..., 0] * self._y).sum(1)
+        y = (over_z.diff(dim=1)[:, 0] * self._x).sum(1)
+        over_x = (v.diff(dim=1)[:, 0] * self._x[:, None]).sum(2)  # (n, y)
+        z = (over_x * self._y).sum(1)
+        return torch.stack([x, y, z], 1) * self._per_mm
 
 
 def smoothed(nodes: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from .features import CHANNELS, distinctness, mind_ssc, sample_mapped
 from .geometry import Affine, Box, Grid
-from .lattices import Lattice, look_up_with_slope
+from .lattices import Lattice, RowsAt
 from .progress import Stop, check
 from .warp import Warp
 
@@ -48,8 +48,9 @@ class LungPoints:
         return np.minimum(found, high) + max(low, 0.2 * found.mean()) + 1e-6
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """(count, 3) float32 LPS mm."""
-        level = torch.rand(count, generator=generator, dtype=torch.float64).numpy() * self._cumulative[-1]
+        """(count, 3) float32 LPS mm, neighbours near each other in the list: what is looked up there then lies near, too."""
+        share = torch.rand(count, generator=generator, dtype=torch.float64).sort()[0]
+        level = share.numpy() * self._cumulative[-1]
         chosen = np.minimum(np.searchsorted(self._cumulative, level), len(self.index) - 1)
         jitter = torch.rand((count, 3), generator=generator).numpy() - 0.5
         return torch.from_numpy(self.grid.index_to_world(self.index[chosen] + jitter).astype(np.float32))
@@ -111,11 +112,7 @@ class FeaturePair:
 
     def fixed_at(self, points: torch.Tensor) -> torch.Tensor:
         """(n, 12) float32."""
-        return look_up_with_slope(self.fixed, self.fixed_rows, points)[:, 0]
-
-    def moving_at(self, points: torch.Tensor) -> torch.Tensor:
-        """(n, 4, 12) float32: the features and their derivatives along x, y, z per mm."""
-        return look_up_with_slope(self.moving, self.moving_rows, points)
+        return RowsAt(self.fixed, self.fixed_rows, points).value()
 
     def seen(self, points: torch.Tensor) -> torch.Tensor:
         """(n,) 1 where the moving image shows these LPS points, 0 past its border, where features are made up."""
@@ -124,10 +121,15 @@ class FeaturePair:
 
     def difference(
         self, points: torch.Tensor, wanted: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """At LPS points (n, 3): features minus ``wanted`` (n, 12), their derivatives (n, 3, 12) per mm, ``seen`` (n,)."""
-        found = self.moving_at(points)
-        return found[:, 0] - wanted, found[:, 1:], self.seen(points)
+    ) -> tuple[torch.Tensor, RowsAt, torch.Tensor]:
+        """At LPS points (n, 3): features minus ``wanted`` (n, 12), where they were looked up, ``seen`` (n,)."""
+        found = RowsAt(self.moving, self.moving_rows, points)
+        return found.value() - wanted, found, self.seen(points)
+
+
+def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """(count,) the indices of drawn points in random order: for each, another place that has nothing to do with it."""
+    return torch.randperm(count, generator=generator).to(device)
 
 
 def mean_square(difference: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -17,11 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from .adam import Adam
 from .errors import InputError
 from .field import MAX_SPACING_MM, DisplacementField
 from .geometry import Box, Grid
 from .lattices import Lattice, fade, look_up, roughness, smoothed, subdivided
-from .matching import FeaturePair, LungPoints, mean_square
+from .matching import FeaturePair, LungPoints, mean_square, shuffled
 from .progress import Progress, Stop, check
 from .warp import Warp
 
@@ -70,7 +71,7 @@ class Settings:
     dilation_mm: float = 4.0
     noise: float = 2e-3
     redraw: int = 4
-    average: float = 0.33
+    average: float = 0.5
     robust: float = 0.6
     both_ways: bool = False
 
@@ -78,7 +79,9 @@ class Settings:
 # 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 23 mm off, to 0.7 mm (REFINEMENT.md)
 _WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
 PRESETS = {
-    "balanced": Settings((_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 40))),
+    "balanced": Settings(
+        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 40, points=60_000))
+    ),
     "accurate": Settings(
         (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 90, points=60_000)), both_ways=True
     ),
@@ -270,7 +273,8 @@ def _keep_best_share(
     w, wanted = warp.at(points), pair.fixed_at(points)
     if float(w.abs().max()) < 1e-3:
         return
-    chance = float((wanted - wanted.roll(1, 0)).square().sum(1).mean())
+    other = shuffled(len(wanted), generator, warp.device)
+    chance = float((wanted - wanted[other]).square().sum(1).mean())
     costs = []
     for share in START_SHARES:
         difference, _, seen = pair.difference(points + share * w, wanted)
@@ -313,8 +317,8 @@ def _optimise(
     before = warp.at(nodes_at).T.reshape(3, *grid.shape)
     nodes = torch.zeros((3, *grid.shape), device=warp.device, requires_grad=True)
     mean, kept = torch.zeros_like(nodes, requires_grad=False), 0
-    # eps is a node's share of a slope that is mere rounding: Adam would else take full steps along it
-    optimiser = torch.optim.Adam([nodes], lr=stage.step_mm[0], eps=SLOPE_FLOOR / nodes[0].numel())
+    # the floor is a node's share of a slope that is mere rounding: Adam would else take full steps along it
+    optimiser = Adam(nodes, SLOPE_FLOOR / nodes[0].numel())
     first, last = stage.step_mm
     terms = []
     for iteration in range(stage.iterations):
@@ -322,21 +326,19 @@ def _optimise(
             points = lung.draw(stage.points, generator).to(warp.device)
             where, start, wanted = lattice.normalised(points), points + warp.at(points), pair.fixed_at(points)
         share = iteration / max(1, stage.iterations - 1)
-        optimiser.param_groups[0]["lr"] = first * (last / first) ** share
         smooth = smoothed(nodes) * faded
         moved = look_up(subdivided(smooth), where)
         with torch.no_grad():
-            difference, slope, seen = pair.difference(start + moved, wanted)
+            difference, found, seen = pair.difference(start + moved, wanted)
             data = mean_square(difference, seen)
             counts = seen * (settings.robust / (settings.robust + difference.square().sum(1))) ** 2
             counts *= 2 / counts.sum().clamp(min=1e-6)
-            gradient = torch.bmm(slope, (difference * counts[:, None])[:, :, None])[:, :, 0]
+            gradient = found.slope(difference * counts[:, None])
         rough = roughness(before + smooth, grid)
         if iteration == 0:
             terms.append((float(data), float(rough.detach())))
-        optimiser.zero_grad()
         torch.autograd.backward([moved, stage.smoothness * rough], [gradient, torch.ones_like(rough)])
-        optimiser.step()
+        optimiser.step(first * (last / first) ** share)
         if iteration >= (1 - settings.average) * stage.iterations or iteration == stage.iterations - 1:
             mean += nodes.detach()
             kept += 1
@@ -345,9 +347,8 @@ def _optimise(
         smooth = smoothed(mean / kept) * faded
         added = subdivided(smooth)
         difference, _, seen = pair.difference(start + look_up(added, where), wanted)
-        # points are drawn in random order: the next one in the list lies anywhere
-        elsewhere = (difference + wanted).roll(1, 0) - wanted
-        chance = float(mean_square(elsewhere, seen * seen.roll(1, 0)))
+        other = shuffled(len(wanted), generator, warp.device)
+        chance = float(mean_square((difference + wanted)[other] - wanted, seen * seen[other]))
         terms.append((float(mean_square(difference, seen)), float(roughness(before + smooth, grid))))
     warp.added.append((lattice, added))
     return {

@@ -1,0 +1,29 @@
+"""Adam for one tensor. ``torch.optim`` would do, but imports torch's compiler at its first step: a second in which no stop is heard."""
+
+from __future__ import annotations
+
+import torch
+
+MEAN, SQUARE = 0.9, 0.999  # what the running means keep
+
+
+class Adam:
+    """Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.
+
+    ``floor``: epsilon there; slopes that are much smaller make small steps.
+    """
+
+    def __init__(self, values: torch.Tensor, floor: float) -> None:
+        self.values, self.floor, self.steps = values, floor, 0
+        self.mean, self.square = (torch.zeros_like(values, requires_grad=False) for _ in range(2))
+
+    @torch.no_grad()
+    def step(self, size: float) -> None:
+        """Change the values along their gradient, by at most about ``size`` each; the gradient is cleared."""
+        slope = self.values.grad
+        self.steps += 1
+        self.mean.lerp_(slope, 1 - MEAN)
+        self.square.mul_(SQUARE).addcmul_(slope, slope, value=1 - SQUARE)
+        scale = (self.square / (1 - SQUARE**self.steps)).sqrt_().add_(self.floor)
+        self.values.addcdiv_(self.mean, scale, value=-size / (1 - MEAN**self.steps))
+        self.values.grad = None
