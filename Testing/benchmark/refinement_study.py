@@ -299,7 +299,7 @@ def main() -> None:
         help="sensitivity: on these pairs only",
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40, 50, 60])
+    parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40, 50, 60, 80])
     parser.add_argument(
         "--threads", type=int, default=0, help="torch's threads; 0: as many as there are cores"
     )
