@@ -109,7 +109,7 @@ def test_every_transform_warps_alike_rounded_and_filled_with_air():
     assert (labels[-3:] == 0).all()
 
 
-def test_a_folder_above_the_series_is_refused_with_the_folders_that_hold_them(series):
+def test_a_folder_above_the_series_is_refused_with_the_folders_that_hold_them(series, capfd):
     study = series.parent
     (study / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     (study / "notes").mkdir()
@@ -119,3 +119,5 @@ def test_a_folder_above_the_series_is_refused_with_the_folders_that_hold_them(se
     assert str(caught.value).endswith(f"give one of those below it: {series}.")
     with pytest.raises(InputError, match="give a folder of DICOM files or an image file"):
         images.read_image(study / "notes")
+    assert capfd.readouterr().err == ""  # ITK says nothing of its own
+    assert sitk.ProcessObject.GetGlobalWarningDisplay()

@@ -6,6 +6,8 @@ import gzip
 import os
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,7 +220,8 @@ def series_files(folder: Path, wanted: str | None = None, option: str | None = N
     ------
     InputError : no series, no such series, several like-sized ones, several volumes in one, missing slices, tilted gantry.
     """
-    ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    with _without_warnings():  # ITK's own words for the sentence below
+        ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not ids:
         below = _folders_with_dicom(folder)
         advice = (
@@ -245,6 +248,16 @@ def series_files(folder: Path, wanted: str | None = None, option: str | None = N
         )
         raise InputError(f"{folder} holds several series of like size, so {advice}: {listed}.")
     return sorted_slices(series[by_size[0]], str(folder))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _folders_with_dicom(folder: Path) -> list[str]:

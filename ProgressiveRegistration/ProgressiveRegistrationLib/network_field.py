@@ -45,7 +45,7 @@ def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, 
     away = np.clip((ndimage.distance_transform_edt(~coarse, sampling=voxel) - voxel.max()) / FADE_MM, 0, 1)
     trust = torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * away)).astype(np.float32))[None, None]
     trust = F.interpolate(trust, size=mask.shape, mode="trilinear", align_corners=False)
-    return _filled(torch.from_numpy(np.asarray(u, np.float32))[None], trust)[0].numpy()
+    return _filled(torch.from_numpy(np.array(u, np.float32))[None], trust)[0].numpy()
 
 
 def _filled(values: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
