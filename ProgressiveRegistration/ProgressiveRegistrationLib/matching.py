@@ -14,7 +14,7 @@ from .warp import Warp
 
 MOVING_MARGIN_MM = 12.0  # of the moving lattice, beyond where the incoming field leads
 MAX_VOXELS = 9_000_000  # of a feature lattice: 216 MB
-MASK_MM, EDGE_MM = 2.0, 2.0  # of the lattices on which points are drawn and weighed
+MASK_MM, WEIGHT_MM = 2.0, 2.0  # of the lattices on which points are drawn and weighed
 
 
 class LungPoints:
@@ -41,7 +41,7 @@ class LungPoints:
 
     def _weights(self, image: sitk.Image, places: np.ndarray) -> np.ndarray:
         """(n,): how distinct the image is around LPS places (n, 3); neither 0 nor ruled by a few strong corners."""
-        grid = self.box.grid(1).with_spacing(EDGE_MM)
+        grid = self.box.grid(1).with_spacing(WEIGHT_MM)
         index = np.clip(np.rint(grid.world_to_index(places)).astype(int), 0, np.asarray(grid.size) - 1)
         found = distinctness(sample_mapped(image, grid, Affine.identity()), index)
         low, high = np.percentile(found, (20, 95))

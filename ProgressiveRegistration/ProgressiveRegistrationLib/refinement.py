@@ -27,7 +27,7 @@ from .progress import Progress, Stop, check
 from .warp import Warp
 
 MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
-MOST_UNEXPLAINED = 0.25  # measured: one patient 0.1, two patients 0.35 (REFINEMENT.md)
+MOST_UNEXPLAINED = 0.25  # measured: one patient to 0.15, two patients 0.39 (REFINEMENT.md)
 LEAST_SEEN = 0.2  # share of the lungs that the moving image must show
 SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
 START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
@@ -76,7 +76,7 @@ class Settings:
     both_ways: bool = False
 
 
-# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 23 mm off, to 0.7 mm (REFINEMENT.md)
+# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm (REFINEMENT.md)
 _WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
 PRESETS = {
     "balanced": Settings(

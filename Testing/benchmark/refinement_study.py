@@ -110,16 +110,15 @@ class Start:
 class ThereAndBack:
     """A pair without landmarks, refined in both directions: how well the two maps undo each other."""
 
-    def __init__(self, first: Start, second: Start) -> None:
-        self.starts = (first, second)
+    def __init__(self, name: str, first: Start, second: Start) -> None:
+        self.name, self.starts = name, (first, second)
 
     def row(self, label: str, settings: Settings) -> list:
         """As ``Start.row``; the error is |T21(T12(x)) - x| in the first image's lungs, the seconds are one direction's."""
         (there, _, a), (back, _, b) = (start.refined(settings) for start in self.starts)
         gap = inverse_consistency(there, back, self.starts[0].mask)
         folds = max(start.folded(field) for start, field in zip(self.starts, (there, back)))
-        name = f"opentps_4dct {self.starts[0].case.name}, there and back"
-        return [name, label, *_figures(gap), f"{folds:.4f}", f"{(a + b) / 2:.1f}"]
+        return [self.name, label, *_figures(gap), f"{folds:.4f}", f"{(a + b) / 2:.1f}"]
 
 
 def _figures(error: dict) -> list[str]:
@@ -148,7 +147,7 @@ def phantoms(options: argparse.Namespace) -> Iterator[list]:
     yield from by_preset(cases, options)
 
 
-def both_ways(model: str) -> tuple[Start, Start]:
+def opentps(model: str) -> tuple[Start, Start]:
     phases = [f"pairs/opentps_4dct/phase{p}" for p in (20, 60)]
     there, back = (plain_pair(f"{a[-2:]} -> {b[-2:]}", a, b) for a, b in (phases, phases[::-1]))
     return Start(there, model), Start(back, model)
@@ -164,7 +163,7 @@ def consistency(options: argparse.Namespace) -> Iterator[list]:
         "inverse_p95",
         "inverse_max",
     ]
-    there, back = both_ways(options.model)
+    there, back = opentps(options.model)
     for name in options.presets:
         fields = [start.refined(PRESETS[name])[0] for start in (there, back)]
         for start, field, other in ((there, *fields), (back, *fields[::-1])):
@@ -222,16 +221,17 @@ def _scaled(stage, name: str, factor: float):
     return replace(stage, **{name: type(value)(value * factor)})
 
 
+PAIRS: dict[str, Callable[[str], Iterator[Start | ThereAndBack]]] = {
+    "scanner": lambda model: (Start(elastix_lung(SCANNER, back), model) for back in (False, True)),
+    "centred": lambda model: (Start(elastix_lung(CENTRED, back), model) for back in (False, True)),
+    "phantoms": lambda model: (Start(phantom(*about), model) for about in ((0, 20.0), (1, 40.0))),
+    "opentps": lambda model: iter([ThereAndBack("opentps_4dct 20 -> 60, there and back", *opentps(model))]),
+}
+
+
 def sensitivity(options: argparse.Namespace) -> Iterator[list]:
     yield HEADER
-    model = options.model
-    groups: dict[str, Callable[[], Iterator[Start | ThereAndBack]]] = {
-        "scanner": lambda: (Start(elastix_lung(SCANNER, back), model) for back in (False, True)),
-        "centred": lambda: (Start(elastix_lung(CENTRED, back), model) for back in (False, True)),
-        "phantoms": lambda: (Start(phantom(*about), model) for about in ((0, 20.0), (1, 40.0))),
-        "opentps": lambda: iter([ThereAndBack(*both_ways(model))]),
-    }
-    for start in (start for name in options.pairs or groups for start in groups[name]()):
+    for start in (start for name in options.pairs for start in PAIRS[name](options.model)):
         for label, settings in varied(PRESETS[options.presets[0]]):
             yield start.row(label, settings)
 
@@ -293,10 +293,7 @@ def main() -> None:
     parser.add_argument("--model", default="none")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument(
-        "--pairs",
-        nargs="+",
-        choices=("scanner", "centred", "phantoms", "opentps"),
-        help="sensitivity: on these pairs only",
+        "--pairs", nargs="+", choices=PAIRS, default=list(PAIRS), help="sensitivity: on these pairs"
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--amplitudes", nargs="+", type=float, default=[10, 20, 30, 40, 50, 60, 80])

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError, OutputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.files import write_text
-from ProgressiveRegistrationLib.images import read_image
+from ProgressiveRegistrationLib.images import is_dicom, read_image
 
 from .cache import VERSION, cache_key, is_prepared, prepare, scan_source
-from .dicom_tree import find_series, is_dicom
+from .dicom_tree import find_series
 
 if TYPE_CHECKING:
     from .config import Config

@@ -61,16 +61,6 @@ class Series:
         return check_image(image, f"series {self.name}")
 
 
-def is_dicom(path: Path) -> bool:
-    """Does the file carry DICOM's mark? TCIA's files all do."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError:
-        return False
-
-
 def read_header(path: Path) -> Header:
     """Raises RuntimeError when the file is damaged."""
     reader = sitk.ImageFileReader()
