@@ -100,13 +100,13 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def landmarkErrors(self, fixedLandmarks, movingLandmarks, transformNode=None):
         """TRE of two point lists under any transform node, in mm: a ``LandmarkErrors``."""
-        from ProgressiveRegistrationLib.mrml_landmarks import landmark_errors
+        from ProgressiveRegistrationSlicer.mrml_landmarks import landmark_errors
 
         return landmark_errors(fixedLandmarks, movingLandmarks, transformNode)
 
     def storeLandmarkErrors(self, errors, movingLandmarks, tableNode=None, modelNode=None):
         """Keep the errors as a measurement of the moving list and, if given, in a table and a model node."""
-        from ProgressiveRegistrationLib import mrml_landmarks
+        from ProgressiveRegistrationSlicer import mrml_landmarks
 
         mrml_landmarks.store_measurement(errors, movingLandmarks)
         if tableNode is not None:

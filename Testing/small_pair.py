@@ -13,8 +13,8 @@ import torch
 from ProgressiveRegistrationLib import cli
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.landmarks import Landmarks, write_landmarks
-from ProgressiveRegistrationLib.model import ModelCard, write_model
-from ProgressiveRegistrationLib.unet import RegistrationUNet
+from ProgressiveRegistrationLib.network.model import ModelCard, write_model
+from ProgressiveRegistrationLib.network.unet import RegistrationUNet
 from scipy.ndimage import gaussian_filter
 
 SHIFT = np.array([12.0, -20.0, 35.0])

@@ -1,6 +1,6 @@
 """Lung CT registration with a progressively trained network (Eppenhof et al., IEEE TMI 2020).
 
-The engine imports neither ``slicer`` nor ``qt`` (``mrml.py`` aside), and nothing heavy until it is used.
+The engine imports neither ``slicer`` nor ``qt``, and nothing heavy until it is used.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _HOMES = {
     "DisplacementField": "field",
     "Grid": "geometry",
     "Box": "geometry",
-    "breathing_thorax": "phantom",
+    "breathing_thorax": "phantom.pair",
     "read_image": "images",
-    "load_model": "model",
+    "load_model": "network.model",
 }
 
 __all__ = ["__version__", *_HOMES]

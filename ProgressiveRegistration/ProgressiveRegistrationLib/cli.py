@@ -247,8 +247,8 @@ def apply(
 @guarded
 def models(as_json: bool = JSON) -> None:
     """List the trained models on this machine."""
-    from .model import available_models, metrics_text
-    from .report import plain
+    from .network.model import available_models, metrics_text
+    from .report.content import plain
 
     cards = available_models()
     if as_json:
@@ -288,7 +288,7 @@ def phantom(
 ) -> None:
     """Make up a breathing chest: two CTs, masks, landmarks and the exact field between them."""
     from .files import staged_folder
-    from .phantom import breathing_thorax, write_pair
+    from .phantom.pair import breathing_thorax, write_pair
 
     with staged_folder(output) as folder:
         names = [path.name for path in write_pair(breathing_thorax(seed, amplitude=amplitude), folder)]
@@ -310,7 +310,7 @@ def demo(
     """Register a made-up breathing chest, exhale and inhale, and write a report with its exact landmarks."""
     from .files import staged_folder
     from .jobs import Job, LandmarkFiles, register_files
-    from .phantom import breathing_thorax, write_pair
+    from .phantom.pair import breathing_thorax, write_pair
 
     with _progress(quiet) as progress:
         if progress is not None:
@@ -341,7 +341,7 @@ def demo(
 def batch(context: typer.Context) -> None:
     """Register all pairs of a CSV file, resumably, here or on a Dask cluster (see batch --help)."""
     # Its options are argparse's, which the script for Slicer shares.
-    from .batch_command import main as run
+    from .batch.command import main as run
 
     raise typer.Exit(run(context.args))
 
@@ -399,7 +399,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
 
 def _show(report: dict, as_json: bool) -> None:
     if as_json:
-        from .report import to_json
+        from .report.content import to_json
 
         print(to_json(report), end="")
         return

@@ -1,4 +1,4 @@
-"""Grids and boxes in the world frame: LPS, mm, as ITK. Slicer's RAS is converted in ``mrml.py`` alone."""
+"""Grids and boxes in the world frame: LPS, mm, as ITK. Slicer's RAS is converted in the module's ``mrml.py`` alone."""
 
 from __future__ import annotations
 

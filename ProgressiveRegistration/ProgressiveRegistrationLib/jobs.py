@@ -26,7 +26,14 @@ from .images import read_image, read_volume, warp_image, write_image
 from .landmarks import Landmarks, match_landmarks, outside_notes, read_landmarks, write_landmarks
 from .lungs import find_lungs
 from .quality import Transform, map_points, quality_figures
-from .report import describe_image, draw, evaluation_report, protocol, registration_report, write_report
+from .report.content import (
+    describe_image,
+    draw,
+    evaluation_report,
+    protocol,
+    registration_report,
+    write_report,
+)
 
 if TYPE_CHECKING:  # it brings torch
     from .registration import Registration
@@ -188,7 +195,7 @@ def register_files(
     job.check()
     clock = Clock()
     with clock.stage("starting"):
-        from .model import load_model  # brings torch
+        from .network.model import load_model  # brings torch
         from .registration import register
     tell = _Teller(progress, cancelled)
     with staged_folder(job.output) as folder:

@@ -14,7 +14,7 @@ from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
 from .lungs import Lungs, find_lungs, matched_boxes
-from .network_field import extended_from, smoothed
+from .network.field import extended_from, smoothed
 from .progress import Progress, Stages, Stop
 
 PRESETS = ("fast", "balanced", "accurate")
@@ -77,7 +77,7 @@ def register(
     device : auto, cpu, cuda, cuda:N, mps.
     lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map between the two
         boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
-    refinement : None (the network alone, the paper's mode), "balanced" or "accurate" (see ``refinement.py``).
+    refinement : None (the network alone, the paper's mode), "balanced" or "accurate" (see ``refinement/``).
     fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
     progress : called with (stage, fraction of the whole job, text).
     cancelled : polled between stages and inside long ones.
@@ -88,7 +88,7 @@ def register(
     """
     import torch
 
-    from .model import Model, choose_device, load_model
+    from .network.model import Model, choose_device, load_model
 
     if refinement == "fast":
         refinement = None
@@ -136,7 +136,7 @@ def register(
 
     convergence = None
     if refinement is not None:
-        from .refinement import doubts, refine
+        from .refinement.refine import doubts, refine
 
         with stages.stage("refinement", "Refining") as report:
             steps: list[dict[str, Any]] = []
@@ -228,7 +228,7 @@ def _run_network(
     """(3, D, H, W) voxels."""
     import torch
 
-    from .network_input import network_input
+    from .network.input import network_input
 
     card = network.card
     with stages.stage("input", "Preparing the network's input"):

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ProgressiveRegistrationLib import mrml
 from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputError
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.quality import LATTICE_MM
+
+from ProgressiveRegistrationSlicer import mrml
 
 from . import installer
 from .i18n import _
@@ -62,9 +63,9 @@ class Measurement:
         OutputError : the folder is missing or cannot be written.
         MissingPackagesError : a package that draws the report is missing.
         """
-        from ProgressiveRegistrationLib import report as reports
         from ProgressiveRegistrationLib.lungs import find_lungs
         from ProgressiveRegistrationLib.quality import quality_figures
+        from ProgressiveRegistrationLib.report import content as reports
 
         if folder is not None:
             installer.require(torch=False)

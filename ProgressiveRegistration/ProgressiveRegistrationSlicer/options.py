@@ -57,7 +57,7 @@ def models() -> list:
     if not load_torch():
         return []
     try:
-        from ProgressiveRegistrationLib.model import available_models
+        from ProgressiveRegistrationLib.network.model import available_models
 
         return list(available_models())
     except (ImportError, ProgressiveRegistrationError) as error:
@@ -67,7 +67,7 @@ def models() -> list:
 
 def card_text(card) -> str:
     """A model's card as a paragraph: what it is, what it learnt from, what was measured."""
-    from ProgressiveRegistrationLib.model import metrics_text
+    from ProgressiveRegistrationLib.network.model import metrics_text
 
     data = ", ".join(f"{d.get('name', '?')} ({d.get('scans', '?')})" for d in card.training_data)
     rows = [
@@ -86,7 +86,7 @@ def device_entries() -> list:
     """Auto, CPU and each graphics card by name; cards are known once PyTorch is loaded (not done here)."""
     if "torch" not in sys.modules:
         return [("auto", _("Auto"), ""), ("cpu", _("CPU"), "")]
-    from ProgressiveRegistrationLib.model import available_devices
+    from ProgressiveRegistrationLib.network.model import available_devices
 
     return [(identifier, name, identifier) for identifier, name in available_devices()]
 

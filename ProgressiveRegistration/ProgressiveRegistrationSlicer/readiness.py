@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ProgressiveRegistrationLib import mrml
 from ProgressiveRegistrationLib.errors import InputError
+
+from ProgressiveRegistrationSlicer import mrml
 
 from .i18n import _
 

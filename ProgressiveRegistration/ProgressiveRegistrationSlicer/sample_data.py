@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import slicer
-from ProgressiveRegistrationLib import mrml, mrml_landmarks
+
+from ProgressiveRegistrationSlicer import mrml, mrml_landmarks
 
 CATEGORY = "Progressive Registration"
 NAME = "BreathingThorax"
@@ -32,7 +33,7 @@ def load(source=None, **options) -> list:
 
     Returns the nodes: fixed (exhale) and moving (inhale) volume, fixed and moving landmarks.
     """
-    from ProgressiveRegistrationLib.phantom import breathing_thorax
+    from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
 
     options.setdefault("landmarks", 40)
     pair = breathing_thorax(**options)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import slicer
-from ProgressiveRegistrationLib import mrml
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
+
+from ProgressiveRegistrationSlicer import mrml
 
 from .i18n import _
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import qt
 import slicer
-from ProgressiveRegistrationLib import mrml_landmarks
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 from ProgressiveRegistrationLib.quality import statistics
 from slicer.util import VTKObservationMixin
+
+from ProgressiveRegistrationSlicer import mrml_landmarks
 
 from .i18n import _
 

@@ -51,7 +51,7 @@ def prepare_workers() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    from ProgressiveRegistrationLib import batch_command
+    from ProgressiveRegistrationLib.batch import command as batch_command
     from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 
     if not {"-h", "--help"} & set(arguments):

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.phantom import SPACING, breathing_thorax
+from ProgressiveRegistrationLib.phantom.pair import SPACING, breathing_thorax
 from scipy import ndimage
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

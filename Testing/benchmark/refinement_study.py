@@ -27,7 +27,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from ProgressiveRegistrationLib.field import DisplacementField
-from ProgressiveRegistrationLib.phantom import breathing_thorax
+from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
 from ProgressiveRegistrationLib.quality import (
     field_of_view,
     folding,
@@ -36,7 +36,7 @@ from ProgressiveRegistrationLib.quality import (
     statistics,
     tre,
 )
-from ProgressiveRegistrationLib.refinement import PRESETS, Settings, doubts, refine
+from ProgressiveRegistrationLib.refinement.refine import PRESETS, Settings, doubts, refine
 from ProgressiveRegistrationLib.registration import register
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -105,9 +105,9 @@ def phantom() -> list:
 def files(arguments) -> list:
     """The user's own images and landmark CSV as nodes."""
     import slicer
-    from ProgressiveRegistrationLib import mrml, mrml_landmarks
     from ProgressiveRegistrationLib.images import read_image
     from ProgressiveRegistrationLib.landmarks import read_landmarks
+    from ProgressiveRegistrationSlicer import mrml, mrml_landmarks
 
     nodes = []
     for path in (arguments.fixed, arguments.moving):

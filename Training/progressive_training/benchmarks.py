@@ -327,7 +327,7 @@ def phantoms(count: int, first_seed: int = 0, **options) -> list[LandmarkPair]:
     """Breathing thoraxes of seeds ``first_seed`` ...; ``options`` go to the engine's ``breathing_thorax``."""
 
     def load(seed: int) -> PairData:
-        from ProgressiveRegistrationLib.phantom import breathing_thorax
+        from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
 
         pair = breathing_thorax(seed=seed, **options)
         return _paired(pair.fixed, pair.moving, pair.fixed_landmarks, pair.moving_landmarks)

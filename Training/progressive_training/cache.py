@@ -20,7 +20,7 @@ from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 from ProgressiveRegistrationLib.files import replacing, write_text
 from ProgressiveRegistrationLib.geometry import Box, Grid
 from ProgressiveRegistrationLib.lungs import MARGIN_MM, Lungs, find_lungs
-from ProgressiveRegistrationLib.network_input import sample_on_grid
+from ProgressiveRegistrationLib.network.input import sample_on_grid
 from scipy import ndimage
 
 VERSION = 4

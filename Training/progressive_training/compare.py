@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import write_text
-from ProgressiveRegistrationLib.network_input import gradient_magnitude
+from ProgressiveRegistrationLib.network.input import gradient_magnitude
 
 from .config import Config, Network, config_from_dict
 from .evaluation import held_out_errors, wilcoxon

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ProgressiveRegistrationLib.errors import InputError
-from ProgressiveRegistrationLib.network_input import WINDOW
+from ProgressiveRegistrationLib.network.input import WINDOW
 
 from .deformation import SplineSpec
 from .network import NORMS

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from ProgressiveRegistrationLib.errors import InputError, ModelError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
-from ProgressiveRegistrationLib.model import choose_device, choose_precision, load_model
-from ProgressiveRegistrationLib.network_input import SIGMA, WINDOW, network_input
+from ProgressiveRegistrationLib.network.input import SIGMA, WINDOW, network_input
+from ProgressiveRegistrationLib.network.model import choose_device, choose_precision, load_model
 from ProgressiveRegistrationLib.quality import field_of_view, folding, map_points
 from ProgressiveRegistrationLib.registration import register
-from ProgressiveRegistrationLib.report_pictures import choose_planes, itk_transform, slice_of
+from ProgressiveRegistrationLib.report.pictures import choose_planes, itk_transform, slice_of
 
 from . import checkpoint
 from .benchmarks import LandmarkPair, PairData

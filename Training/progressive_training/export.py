@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from ProgressiveRegistrationLib.errors import InputError, ModelError, OutputError
-from ProgressiveRegistrationLib.model import ModelCard, write_model
-from ProgressiveRegistrationLib.network_input import SIGMA, WINDOW
+from ProgressiveRegistrationLib.network.input import SIGMA, WINDOW
+from ProgressiveRegistrationLib.network.model import ModelCard, write_model
 
 from . import checkpoint
 from .config import Config, config_from_dict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import replacing
-from ProgressiveRegistrationLib.report_pictures import overlay
+from ProgressiveRegistrationLib.report.pictures import overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from ProgressiveRegistrationLib.unet import LEAKINESS
+from ProgressiveRegistrationLib.network.unet import LEAKINESS
 from torch import nn
 
 from .network import ProgressiveUNet, pool_to

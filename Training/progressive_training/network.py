@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from ProgressiveRegistrationLib.unet import RegistrationUNet, maps_of_level
+from ProgressiveRegistrationLib.network.unet import RegistrationUNet, maps_of_level
 from torch import nn
 
 

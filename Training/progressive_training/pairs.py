@@ -12,7 +12,7 @@ import torch
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
-from ProgressiveRegistrationLib.network_input import network_input, sample_on_grid, window_to_unit
+from ProgressiveRegistrationLib.network.input import network_input, sample_on_grid, window_to_unit
 
 from .config import Config, Pair
 from .deformation import FINE, Lattice, look_up

@@ -39,7 +39,7 @@ def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
 
     ``options`` go to ``breathing_thorax``, over what is drawn.
     """
-    from ProgressiveRegistrationLib.phantom import breathing_thorax, true_displacement
+    from ProgressiveRegistrationLib.phantom.pair import breathing_thorax, true_displacement
 
     rng = np.random.default_rng([seed, 4])
     drawn = {

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ProgressiveRegistrationLib.geometry import Box
-from ProgressiveRegistrationLib.network_input import SIGMA, gradient_magnitude
+from ProgressiveRegistrationLib.network.input import SIGMA, gradient_magnitude
 
 from .cache import MASKS, CachedScan, ScanStore
 from .deformation import FINE, TABLE_I, Deformation, GrydsDeformation, Lattice, SplineSpec, draw, identity

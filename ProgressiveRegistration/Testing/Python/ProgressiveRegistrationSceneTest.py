@@ -14,9 +14,9 @@ class ProgressiveRegistrationSceneTest(unittest.TestCase):
         slicer.mrmlScene.Clear(0)
 
     def test_known_shift_is_undone_and_measured(self):
-        from ProgressiveRegistrationLib import mrml, mrml_landmarks
         from ProgressiveRegistrationLib.field import DisplacementField
         from ProgressiveRegistrationLib.geometry import Grid
+        from ProgressiveRegistrationSlicer import mrml, mrml_landmarks
 
         shift = np.array([6.0, -4.0, 10.0])  # LPS mm, fixed -> moving
         grid = Grid((12, 12, 12), (10.0, 10.0, 10.0), (-55.0, -55.0, -55.0))

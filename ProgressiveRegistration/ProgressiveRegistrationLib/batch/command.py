@@ -1,0 +1,193 @@
+"""The command ``batch`` with its options: of the command line, and of the script that runs in Slicer.
+
+argparse, because Slicer's Python brings neither Typer nor Rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from ..errors import Cancelled, ProgressiveRegistrationError
+
+SOME_FAILED = 8
+EXIT_CODES = f"""
+exit codes: 0 all pairs are done; {SOME_FAILED} some pairs failed, the others are done; and when the batch itself could
+not go on: 1 a fault in the program; 2 wrong usage of the command line; 3 the table or an option cannot be used;
+5 model missing or damaged; 6 no such device; 7 results cannot be written, or another batch works in the folder;
+9 Dask, its scheduler or a worker is missing or unfit; 130 cancelled. What is finished always stays.
+"""
+DESCRIPTION = """
+Register all pairs of a CSV file, each into its own folder OUT/<id> with the files and report of `register`, and keep
+OUT/summary.csv and OUT/summary.html up to date. Start it again to go on: finished pairs are recognised by the checksums
+of their inputs, their options and their model, and are not done twice; failed ones are tried again. When inputs or
+options of a pair have changed, it is done again and its earlier files are removed.
+"""
+COLUMNS = """
+columns of PAIRS.csv, by name, paths relative to the file: id, fixed, moving; and as needed fixed_landmarks,
+moving_landmarks, fixed_mask, moving_mask, transform (name of the transform's file), fixed_columns, moving_columns,
+exclude_landmarks (labels, with ; between them), fixed_series, moving_series.
+"""
+
+
+def make_parser(program: str = "progressive-registration batch") -> argparse.ArgumentParser:
+    """The options, with the names and meanings they have for ``register``."""
+    parser = argparse.ArgumentParser(
+        program,
+        description=textwrap.fill(DESCRIPTION.strip(), 100),
+        epilog="\n\n".join(textwrap.fill(text.strip(), 100) for text in (COLUMNS, EXIT_CODES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("pairs", metavar="PAIRS.csv", type=Path, help="the table of pairs")
+    add("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="N processes on this machine (needs Dask)")
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler, such as tcp://node1:8786; its workers (best: one thread each) must see the same folders",
+    )
+    add("--threads", type=int, metavar="N", help="threads of a pair [with --workers: cores / workers]")
+    add(
+        "--preset", default="balanced", help="fast: the network alone; balanced, accurate: refined [balanced]"
+    )
+    add("--model", help="a model's name, the path of its card, or none: lung boxes alone")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps [auto]")
+    add(
+        "--lung-boxes",
+        default="own",
+        metavar="BOXES",
+        help="own, shared, or x0,y0,z0,x1,y1,z1 in LPS mm (12 numbers: fixed, moving) [own]",
+    )
+    add(
+        "--transform-format",
+        action="append",
+        metavar="ENDING",
+        help=".h5 or .tfm (transform), .nrrd, .nii.gz or .mha (displacement field); repeatable [.h5]",
+    )
+    add("--image-format", default=".nrrd", metavar="ENDING", help=".nrrd, .nii.gz or .mha [.nrrd]")
+    add("--inverse-consistency", action="store_true", help="register the other way too, and compare")
+    add("--no-report", dest="report", action="store_false", help="no report.html in the pairs' folders")
+    add("--json", action="store_true", help="print the summary's rows and totals as JSON")
+    add("-q", "--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def main(arguments: list[str], program: str = "progressive-registration batch") -> int:
+    """Run the command; returns its exit code. Figures go to standard output, the rest to standard error."""
+    try:
+        given = make_parser(program).parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        return run(given, shlex.join([program, *arguments]))
+    except ProgressiveRegistrationError as error:
+        print(error if isinstance(error, Cancelled) else f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Cancelled; what is finished stays.", file=sys.stderr)
+        return Cancelled.exit_code
+
+
+def run(given: argparse.Namespace, command: str) -> int:
+    """Do what the parsed options say; raises ProgressiveRegistrationError."""
+    from ..jobs import parse_lung_boxes
+    from .pair import BatchOptions, run_batch
+    from .summary import summary_rows, totals
+    from .table import read_pairs
+
+    pairs, notes = read_pairs(given.pairs)
+    tell = _Teller(given.quiet)
+    for note in notes:
+        tell(f"Note: {note}")
+    endings = given.transform_format or [".h5"]
+    records = run_batch(
+        pairs,
+        given.output,
+        BatchOptions(
+            preset=given.preset,
+            model=given.model,
+            device=given.device,
+            lung_boxes=parse_lung_boxes(given.lung_boxes),
+            transform_formats=tuple(dict.fromkeys(_ending(e) for e in endings)),
+            image_format=_ending(given.image_format),
+            inverse_consistency=given.inverse_consistency,
+            report=given.report,
+            threads=given.threads,
+        ),
+        workers=given.workers,
+        scheduler=given.scheduler,
+        command=command,
+        tell=tell,
+        finished=tell.finished,
+        progress=tell.progress,
+    )
+    rows = summary_rows(records)
+    total = totals(rows)
+    if given.json:
+        print(json.dumps({"pairs": rows, "total": total}, indent=2, ensure_ascii=False))
+    else:
+        _show(total, given.output)
+    return SOME_FAILED if total["failed"] else 0
+
+
+class _Teller:
+    """Sentences, a line a finished pair, and on a terminal the stage of the pair that is at work."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, sentence: str) -> None:
+        if not self.quiet:
+            self._line(sentence)
+
+    def finished(self, record: dict, count: int, pairs: int) -> None:
+        if record["status"] == "failed":
+            self._line(f"[{count}/{pairs}] {record['id']}: failed: {record['error']}")
+        elif not self.quiet:
+            again = "done before, " if record.get("reused") else ""
+            self._line(f"[{count}/{pairs}] {record['id']}: {again}{_figures(record['figures'])}")
+
+    def progress(self, stage: str, fraction: float, text: str) -> None:
+        if self.live:
+            print(f"\r\033[K{100 * fraction:3.0f} %  {text}", end="", file=sys.stderr, flush=True)
+
+    def _line(self, text: str) -> None:
+        print(("\r\033[K" if self.live else "") + text, file=sys.stderr, flush=True)
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    parts = []
+    if figures["landmarks"]:
+        parts.append(
+            f"TRE {figures['tre_before_mean_mm']:.2f} -> {figures['tre_after_mean_mm']:.2f} mm "
+            f"({figures['landmarks']} landmarks)"
+        )
+    folding = figures["folding_lung_percent"]
+    if folding is not None:
+        parts.append(f"folding {folding:.3g} %")
+    return ", ".join([*parts, f"{figures['seconds']:.1f} s"])
+
+
+def _show(total: dict[str, Any], output: Path) -> None:
+    print(f"{total['done']} of {total['pairs']} pairs done, {total['failed']} failed")
+    if total["landmarks"]:
+        numbers = [total[f"tre_{when}_{key}_mm"] for when in ("before", "after") for key in ("mean", "sd")]
+        print(
+            "TRE over {:,} landmarks: {:.2f} ± {:.2f} mm before, {:.2f} ± {:.2f} mm after".format(
+                total["landmarks"], *numbers
+            )
+        )
+    print(output / "summary.html")
+
+
+def _ending(text: str) -> str:
+    return text if text.startswith(".") else f".{text}"

@@ -1,0 +1,157 @@
+"""The CSV file of a batch: one pair of scans a row, columns by name, paths relative to the file."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+
+NEEDED = ("id", "fixed", "moving")
+PATHS = ("fixed", "moving", "fixed_landmarks", "moving_landmarks", "fixed_mask", "moving_mask")
+TEXTS = ("transform", "fixed_columns", "moving_columns", "exclude_landmarks", "fixed_series", "moving_series")
+COLUMNS = ("id", *PATHS, *TEXTS)
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+# Windows gives these no file; the others are our own.
+TAKEN_IDS = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))} | {
+    "summary.csv",
+    "summary.html",
+}
+TAKEN_NAMES = TAKEN_IDS | {"warped", "warped_labels", "warped_landmarks", "report", "record"}
+
+
+@dataclass(frozen=True)
+class BatchPair:
+    """One row. Paths are absolute; what the row leaves empty is None (or no label to exclude).
+
+    ``transform`` is the name of the transform's file, without its ending.
+    """
+
+    id: str
+    fixed: Path
+    moving: Path
+    fixed_landmarks: Path | None = None
+    moving_landmarks: Path | None = None
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    transform: str | None = None
+    fixed_columns: str | None = None
+    moving_columns: str | None = None
+    exclude_landmarks: tuple[str, ...] = ()
+    fixed_series: str | None = None
+    moving_series: str | None = None
+
+
+def read_pairs(path: str | os.PathLike) -> tuple[list[BatchPair], list[str]]:
+    """The pairs of a CSV file (comma, semicolon or tab; UTF-8), and notes for the user.
+
+    Whether the files of a pair exist is that pair's own matter and is not looked at.
+
+    Raises
+    ------
+    InputError : no such file, no text, a needed column or cell missing, a column twice, a cell too many, an id
+        twice or unfit for a folder's name, no pair at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; give a CSV file with the columns {', '.join(NEEDED)}.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text; save it as CSV UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if "\0" in text:
+        raise InputError(f"{path} is no text file; save the table as CSV.")
+    first = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((reader.line_num, [cell.strip() for cell in cells]))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}; save the table as CSV again.") from error
+    if not rows:
+        raise InputError(f"{path} is empty; its first line must name the columns {', '.join(NEEDED)}.")
+    header, notes = _header(path, rows[0][1])
+    if len(rows) == 1:
+        raise InputError(f"{path} has no pair below its line of column names.")
+    pairs: list[BatchPair] = []
+    seen: dict[str, int] = {}
+    for line, cells in rows[1:]:
+        pair = _pair(path, line, header, cells)
+        # Case-insensitive file systems know one folder for "A" and "a".
+        earlier = seen.setdefault(pair.id.lower(), line)
+        if earlier != line:
+            raise InputError(
+                f"{path}, line {line}: the id {pair.id} is that of line {earlier} already; "
+                "give every pair its own."
+            )
+        pairs.append(pair)
+    return pairs, notes
+
+
+def _header(path: Path, cells: list[str]) -> tuple[list[str], list[str]]:
+    names = [re.sub(r"[\s-]+", "_", cell.lower()) for cell in cells]
+    missing = [name for name in NEEDED if name not in names]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}; its first line must name the columns "
+            f"{', '.join(NEEDED)}, and may name {', '.join(COLUMNS[len(NEEDED) :])}."
+        )
+    unused = []
+    for index, name in enumerate(names):
+        if name in COLUMNS and name in names[:index]:
+            raise InputError(f"{path} has the column {name} twice.")
+        if name not in COLUMNS and name:
+            # A slip in an optional column would change the results without a word.
+            meant = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.85)
+            if meant:
+                raise InputError(f"{path} has a column {name}; rename it to {meant[0]} if it is that.")
+            unused.append(cells[index])
+    notes = [f"Columns of {path.name} that are not used: {', '.join(unused)}."] if unused else []
+    return names, notes
+
+
+def _pair(path: Path, line: int, header: list[str], cells: list[str]) -> BatchPair:
+    if len(cells) > len(header):
+        raise InputError(
+            f"{path}, line {line}: {len(cells)} cells, but {len(header)} columns; put quotes around cells "
+            "that contain the separator."
+        )
+    row = {name: cell for name, cell in zip(header, cells) if name in COLUMNS and cell}
+    for name in NEEDED:
+        if name not in row:
+            raise InputError(f"{path}, line {line}: the cell {name} is empty.")
+    for name, taken in (("id", TAKEN_IDS), ("transform", TAKEN_NAMES)):
+        text = row.get(name)
+        if text is not None and not _is_safe(text, taken):
+            raise InputError(
+                f"{path}, line {line}: the {name} {text!r} cannot be the name of a "
+                f"{'folder' if name == 'id' else 'file'} here; use letters, digits, '_', '-', '+' and '.' only."
+            )
+    values: dict = {name: row[name] for name in ("id", *TEXTS) if name in row}
+    # Absolute without resolving: links keep the names that the user knows.
+    values.update({name: path.absolute().parent / row[name] for name in PATHS if name in row})
+    if "exclude_landmarks" in values:
+        labels = [label.strip() for label in values["exclude_landmarks"].split(";")]
+        values["exclude_landmarks"] = tuple(label for label in labels if label)
+    return BatchPair(**values)
+
+
+def _is_safe(name: str, taken: set[str]) -> bool:
+    lower = name.lower()
+    return bool(
+        SAFE_NAME.fullmatch(name)
+        and not name.endswith(".")
+        and lower not in taken
+        and lower.partition(".")[0] not in TAKEN_IDS
+    )

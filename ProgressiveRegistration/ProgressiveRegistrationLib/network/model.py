@@ -1,0 +1,356 @@
+"""A trained model: a card (JSON), weights (safetensors) with a checksum, and the device and precision they run at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import DeviceError, ModelError
+from .unet import RegistrationUNet, fold_batch_norm
+
+CARD_FORMAT = 1
+ENVIRONMENT = "PROGRESSIVE_REGISTRATION_MODELS"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model; stored as NAME.json beside NAME.safetensors.
+
+    Attributes
+    ----------
+    name, version : what the user chooses by, and sees in every report.
+    width, levels : of the RegistrationUNet.
+    size : cells of the network's grid along each axis.
+    window : HU; sigma : voxels (see ``network_input``). output_unit : always "voxel" of that grid.
+    training_data : list of {name, licence, scans}. training_steps : iterations, by level or in all.
+    metrics : measured figures, with their protocol in the keys.
+    weights, sha256 : file name beside the card, and its checksum.
+    """
+
+    name: str
+    version: str
+    width: int
+    levels: int
+    size: int
+    window: tuple[float, float]
+    sigma: float
+    output_unit: str
+    training_data: list[dict[str, Any]]
+    training_steps: dict[str, int]
+    metrics: dict[str, Any]
+    weights: str
+    sha256: str
+    description: str = ""
+    licence: str = "Apache-2.0"
+    format: int = CARD_FORMAT
+    extra: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> ModelCard:
+        """Read a card; raises ModelError when it is missing, damaged or newer than this program."""
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"There is no model card at {path}.") from None
+        except (OSError, ValueError) as error:
+            raise ModelError(f"The model card {path} cannot be read; install the model again.") from error
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise ModelError(f"{path} is not a model card: it has no format number.")
+        if content["format"] > CARD_FORMAT:
+            raise ModelError(
+                f"The model card {path} has format {content['format']}, and this program reads up to {CARD_FORMAT}; "
+                f"update Progressive Registration."
+            )
+        known = {f.name for f in fields(cls)} - {"path"}
+        needed = known - {"description", "licence", "extra"}
+        missing = sorted(needed - content.keys())
+        if missing:
+            raise ModelError(f"The model card {path} misses {', '.join(missing)}; install the model again.")
+        card = cls(**{k: v for k, v in content.items() if k in known}, path=str(path))
+        if card.output_unit != "voxel":
+            raise ModelError(
+                f"The model card {path} has the output unit {card.output_unit!r}; only 'voxel' is known."
+            )
+        return card
+
+    @property
+    def steps(self) -> int:
+        """Iterations of the training in all."""
+        return self.training_steps.get("total") or sum(self.training_steps.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, without the path on this machine."""
+        content = asdict(self)
+        content.pop("path")
+        return content
+
+    def read_weights(self) -> dict[str, torch.Tensor]:
+        """The weights, after their checksum was found right; raises ModelError."""
+        from safetensors.torch import load
+
+        path = Path(self.path).parent / self.weights
+        try:
+            content = path.read_bytes()
+        except OSError:
+            raise ModelError(
+                f"The weights {path} of model {self.name} are missing; install the model again."
+            ) from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ModelError(
+                f"The weights {path} do not have the checksum that their card states: damaged or changed; install the "
+                f"model again."
+            )
+        try:
+            return load(content)
+        except Exception as error:  # safetensors raises its own type for a bad header
+            raise ModelError(
+                f"The weights {path} are no safetensors file; install the model again."
+            ) from error
+
+
+def metrics_text(metrics: dict[str, Any]) -> str:
+    """A card's figures, those of one protocol together: "zero field 15.92 mm; validation: lung error 8.21 mm"."""
+    figures, groups = [], []
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            inner = metrics_text(value)
+            if inner:
+                groups.append(f"{key.replace('_', ' ')}: {inner}")
+        elif isinstance(value, (int, float)):
+            name, _underscore, last = key.rpartition("_")
+            name, unit = (name, " mm") if last == "mm" else (key, "")
+            figures.append(f"{name.replace('_', ' ')} {value:.2f}{unit}")
+    return "; ".join([", ".join(figures), *groups] if figures else groups)
+
+
+def model_folders() -> list[Path]:
+    """Where cards are looked for: $PROGRESSIVE_REGISTRATION_MODELS, wheel, source checkout, Slicer's install tree."""
+    here = Path(__file__).resolve().parents[1]
+    places = [
+        here / "Models",
+        here.parent.parent / "Resources" / "Models",
+        here.parent / "Resources" / "Models",
+    ]
+    if os.environ.get(ENVIRONMENT):
+        places.insert(0, Path(os.environ[ENVIRONMENT]))
+    return [p for p in dict.fromkeys(places) if p.is_dir()]
+
+
+def available_models() -> list[ModelCard]:
+    """The cards that are installed, the default first; a damaged card is an error."""
+    cards: dict[str, ModelCard] = {}
+    for folder in model_folders():
+        for path in sorted(folder.glob("*.json")):
+            card = ModelCard.read(path)
+            cards.setdefault(card.name, card)
+    return sorted(cards.values(), key=lambda c: (not c.extra.get("default", False), c.name))
+
+
+def find_card(name_or_path: str | os.PathLike | None = None) -> ModelCard:
+    """A card by name or by file; None: the default. Raises ModelError with the names there are."""
+    if name_or_path is not None and str(name_or_path).endswith(".json"):
+        return ModelCard.read(name_or_path)
+    cards = available_models()
+    if name_or_path is None:
+        if cards:
+            return cards[0]
+        places = ", ".join(map(str, model_folders())) or "no model folder"
+        raise ModelError(
+            f"No model is installed (looked in {places}); set {ENVIRONMENT} to a folder with one."
+        )
+    for card in cards:
+        if card.name == str(name_or_path):
+            return card
+    names = ", ".join(c.name for c in cards) or "none"
+    raise ModelError(
+        f"There is no model {name_or_path}; installed: {names}. A path to a card (.json) works too."
+    )
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device of a name: auto, cpu, cuda, cuda:N, mps. Raises DeviceError."""
+    name = str(device).lower()
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if _mps_runs_networks() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"The device {device} is unknown; use auto, cpu, cuda, cuda:N or mps.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (
+        torch.cuda.device_count() if torch.cuda.is_available() else 0
+    ):
+        raise DeviceError(f"The device {device} is not on this machine; use auto or cpu.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("The device mps is not on this machine; use auto or cpu.")
+    return chosen
+
+
+@lru_cache(maxsize=1)
+def _mps_runs_networks() -> bool:
+    """Is there an Apple GPU whose torch has the 3D layers of the network? Early versions lack some of them."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        with torch.inference_mode():
+            x = torch.zeros(1, 2, 4, 4, 4, device="mps")
+            x = torch.nn.functional.max_pool3d(torch.nn.Conv3d(2, 2, 3, padding=1).to("mps")(x), 2)
+            torch.nn.ConvTranspose3d(2, 2, 2, stride=2).to("mps")(x).cpu()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def available_devices() -> list[tuple[str, str]]:
+    """(name for ``device=``, what a user reads) of each device here."""
+    devices = [("auto", "Auto"), ("cpu", "CPU")]
+    if torch.cuda.is_available():
+        devices += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append(("mps", "Apple GPU"))
+    return devices
+
+
+@lru_cache(maxsize=1)
+def _cpu_has_bfloat16() -> bool:
+    """Does the CPU multiply bfloat16 in hardware (AVX512_BF16, AMX, Arm BF16)? Emulated it is slower than float32."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return True
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        try:
+            return " bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            return False
+    return False
+
+
+def choose_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, float32 otherwise."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+class Model:
+    """A network ready to run. Batch normalisation is folded into the convolutions."""
+
+    def __init__(self, card: ModelCard, network: RegistrationUNet, device: str = "auto") -> None:
+        self.card = card
+        self.notes: list[str] = []
+        self._network = fold_batch_norm(network.float().eval())
+        self._place(choose_device(device))
+
+    def _place(self, device: torch.device) -> None:
+        self._device = device
+        self._dtype = choose_precision(device)
+        self._network = self._network.to(device, self._dtype, memory_format=torch.channels_last_3d)
+        self._network.out.float()  # bfloat16 would round a displacement of 20 voxels by up to 0.06
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda:0 (with the card's name), mps."""
+        return (
+            f"cuda ({torch.cuda.get_device_name(self._device)})"
+            if self._device.type == "cuda"
+            else str(self._device)
+        )
+
+    @property
+    def torch_device(self) -> torch.device:
+        return self._device
+
+    @property
+    def precision(self) -> str:
+        """bfloat16 or float32."""
+        return str(self._dtype).split(".")[-1]
+
+    def predict(self, images: torch.Tensor) -> np.ndarray:
+        """Run the network.
+
+        Parameters
+        ----------
+        images : (1, 2, D, H, W) float32, fixed and moving, as ``network_input`` makes them; sides as ``card.size``.
+
+        Returns
+        -------
+        (3, D, H, W) float32, channels x, y, z: displacements in voxels of the network's grid.
+
+        When a GPU runs out of memory, the CPU takes over, for good, and ``notes`` says so.
+        """
+        try:
+            return self._run(images)
+        except torch.cuda.OutOfMemoryError:
+            if self._device.type == "cpu":
+                raise
+        name = self.device
+        self._place(torch.device("cpu"))
+        torch.cuda.empty_cache()
+        self.notes.append(f"The memory of {name} was not enough; the network ran on the CPU instead.")
+        return self._run(images)
+
+    @torch.inference_mode()
+    def _run(self, images: torch.Tensor) -> np.ndarray:
+        x = images.to(self._device, self._dtype).contiguous(memory_format=torch.channels_last_3d)
+        return self._network.out(self._network.features(x).float())[0].cpu().numpy()
+
+
+def load_model(name_or_path: str | os.PathLike | None = None, device: str = "auto") -> Model:
+    """Load a model by name or card file (None: the default one); raises ModelError or DeviceError."""
+    choose_device(device)  # a wrong device is told before 10 MB are read
+    card = find_card(name_or_path)
+    network = RegistrationUNet(card.width, card.levels)
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in card.read_weights().items()}
+    try:
+        # batches are counted for training only
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ModelError(
+            f"The weights of model {card.name} do not fit its card (width {card.width})."
+        ) from error
+    if unexpected or any(not k.endswith("num_batches_tracked") for k in missing):
+        raise ModelError(f"The weights of model {card.name} do not fit the network that its card describes.")
+    return Model(card, network, device)
+
+
+def write_model(card: ModelCard, weights: dict[str, torch.Tensor], folder: str | os.PathLike) -> ModelCard:
+    """Write NAME.safetensors and NAME.json; kernels in float16, checksum filled in. Returns the card as written."""
+    from safetensors.torch import save
+
+    from ..files import replacing, write_text
+
+    folder = Path(folder)
+    # kernels in float16; biases and statistics are few, and variances may be too small for it
+    content = save(
+        {
+            k: (v.half() if v.ndim > 1 else v.float()).detach().cpu().contiguous()
+            for k, v in weights.items()
+            if not k.endswith("num_batches_tracked")
+        }
+    )
+    entries = card.to_dict()
+    entries.update(
+        weights=f"{card.name}.safetensors", sha256=hashlib.sha256(content).hexdigest(), format=CARD_FORMAT
+    )
+    with replacing(folder / entries["weights"]) as temporary:
+        temporary.write_bytes(content)
+    path = folder / f"{card.name}.json"
+    write_text(path, json.dumps(entries, indent=2) + "\n")
+    return ModelCard.read(path)

@@ -1,0 +1,1 @@
+"""Refining one pair's field from its images alone."""

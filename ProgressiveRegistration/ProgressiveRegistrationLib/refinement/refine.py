@@ -1,0 +1,384 @@
+"""Refine one pair's field: a short optimisation that starts from the network's field (or from the box-to-box affine).
+
+T(x) = A(x + w(x)): A is the affine map that the field has outside its grid (the box-to-box map), w is what is optimised, in mm of
+the fixed frame. The moving image is seen through A, so that both images' features live on lattices of one spacing. Stage by
+stage a finer lattice of nodes is added to w. The cost is the difference of self-similarity features (``features.py``) at points in
+the dilated lung, more of them where the image is distinct, plus the squared gradient of w. The nodes are control points of cubic B-splines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..errors import InputError
+from ..field import MAX_SPACING_MM, DisplacementField
+from ..geometry import Box, Grid
+from ..progress import Progress, Stop, check
+from .adam import Adam
+from .lattices import Lattice, fade, look_up, roughness, smoothed, subdivided
+from .matching import FeaturePair, LungPoints, mean_square, shuffled
+from .warp import Warp
+
+MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
+MOST_UNEXPLAINED = 0.25  # measured: one patient to 0.15, two patients 0.39 (REFINEMENT.md)
+LEAST_SEEN = 0.2  # share of the lungs that the moving image must show
+SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
+START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
+BACK_MM = 4.0  # of the grid on which the way back begins
+MEAN_MM, INVERSE_STEPS = 2.5, 8  # of the mean of both ways
+MEETING = 40  # iterations' time that the mean takes, for the progress bar
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm: Adam's first and last step.
+
+    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a sum of 12).
+    """
+
+    voxel_mm: float
+    node_mm: float
+    iterations: int
+    smoothness: float = 0.6
+    points: int = 40_000
+    step_mm: tuple[float, float] = (1.0, 0.3)
+
+    def __post_init__(self) -> None:
+        if min(self.voxel_mm, self.node_mm, self.iterations, self.points, *self.step_mm) <= 0:
+            raise InputError(f"A stage of the refinement needs positive numbers; got {self}.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a preset sets. REFINEMENT.md has what each was weighed against.
+
+    dilation_mm : of the lung mask in which data counts.
+    noise : see ``mind_ssc``; 2e-3 is the variance of 40 HU.
+    redraw : iterations after which other points are drawn, so that no set of them is fitted.
+    average : share of a stage's last iterations whose mean is its result.
+    robust : squared feature difference (a sum of 12) past which a point counts for less (Geman-McClure).
+    both_ways : refine from moving to fixed too (all stages but the first), and take the mean of both maps.
+    """
+
+    stages: tuple[Stage, ...]
+    dilation_mm: float = 4.0
+    noise: float = 2e-3
+    redraw: int = 4
+    average: float = 0.5
+    robust: float = 0.6
+    both_ways: bool = False
+
+
+# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm (REFINEMENT.md)
+_WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
+PRESETS = {
+    "balanced": Settings(
+        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 40, points=60_000))
+    ),
+    "accurate": Settings(
+        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 90, points=60_000)), both_ways=True
+    ),
+}
+
+
+def refine(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    field: DisplacementField,
+    *,
+    preset: str | Settings = "balanced",
+    mask: sitk.Image,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress = None,
+    cancelled: Stop = None,
+    convergence: list[dict[str, Any]] | None = None,
+) -> DisplacementField:
+    """Refine ``field`` so that ``moving`` fits ``fixed`` inside the lungs.
+
+    Parameters
+    ----------
+    fixed, moving : CT in HU.
+    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as it is.
+    preset : "balanced", "accurate", or ``Settings``.
+    mask : above 0 in the fixed image's lungs, on any grid.
+    device : torch device of the optimisation.
+    seed : of the points that are drawn. Same seed, same field on a CPU; on a GPU sums differ in the last digits.
+    progress : called with ("refinement", 0..1, text); cancelled : polled every iteration.
+    convergence : a list that gets a dict for each stage: its settings; at its start and end the data term, the
+        roughness (mean squared gradient of w) and ``unexplained``, the data term's share of what it is between places that
+        have nothing to do with each other; seconds. ``direction``: forward, or backward where a preset goes both ways;
+        ``start_share``: how much of the incoming residual was kept to start from.
+
+    Returns
+    -------
+    A field on ``field``'s grid (or a finer one, where that is coarser than 2.5 mm), with the same map outside.
+
+    Raises
+    ------
+    InputError : unknown preset, a mask without voxels, a field that does not reach the mask, or that leads out of the moving
+    image. Cancelled.
+    """
+    settings = preset if isinstance(preset, Settings) else PRESETS.get(preset)
+    if settings is None:
+        raise InputError(f"The refinement {preset!r} is unknown; use {' or '.join(map(repr, PRESETS))}.")
+    # torch has no 3D grid_sample for mps
+    target = torch.device("cpu" if device.startswith("mps") else device)
+    steps = [] if convergence is None else convergence
+    descent = _Descent(settings, target, seed, progress, cancelled, steps)
+    warp, region = descent.run("forward", fixed, moving, field, mask, settings.stages)
+    result = warp.result(descent.alive)
+    if not settings.both_ways:
+        return result
+    back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=descent.alive)
+    moving_mask = _carried(mask, back, moving)
+    backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
+    warp.added.append(_half_way(result, backward.result(descent.alive), region, warp, descent))
+    descent.done = descent.total
+    return warp.result(descent.alive)
+
+
+def doubts(convergence: list[dict[str, Any]]) -> list[str]:
+    """Sentences for a user whose pair the refinement could not line up; empty when nothing speaks against the result."""
+    left = convergence[-1]["unexplained"][1] if convergence else 0.0
+    if left <= MOST_UNEXPLAINED:
+        return []
+    return [
+        f"After the refinement the lungs still differ by {100 * left:.0f} % of what unrelated places differ by (scans of one "
+        f"patient: below {100 * MOST_UNEXPLAINED:.0f} %): the result is not to be trusted; check that both images show "
+        f"one patient's lungs."
+    ]
+
+
+def _check(field: DisplacementField, mask: sitk.Image) -> None:
+    """InputError where mask and field cannot belong together."""
+    values = sitk.GetArrayViewFromImage(mask) > 0
+    if not values.any():
+        raise InputError(
+            "The lung mask has no voxel above 0; give a mask that covers the lungs of the fixed image."
+        )
+    inside = Grid.from_image(mask).index_to_world(np.argwhere(values)[:, ::-1])
+    if not field.grid.contains(inside).any():
+        raise InputError(
+            "The displacement field lies elsewhere than the lung mask; give a field and a mask of the same fixed image."
+        )
+
+
+def _start(field: DisplacementField, region: Box) -> DisplacementField:
+    """The incoming field on a fine enough grid that covers the region which is to be refined."""
+    if max(field.grid.spacing) > MAX_SPACING_MM:
+        field = field.resample(field.grid.with_spacing(np.minimum(field.grid.spacing, MAX_SPACING_MM)))
+    region = region.grown(max(field.grid.spacing))
+    return field.covering(region.grid(1))
+
+
+def _carried(mask: sitk.Image, back: DisplacementField, moving: sitk.Image) -> sitk.Image:
+    """The moving image's lungs: where the fixed image's go, as far as the moving image shows them."""
+    carried = back.warp_image(mask, back.grid, label=True)
+    shown = Grid.from_image(moving).contains(back.grid.points())
+    return back.grid.image((sitk.GetArrayViewFromImage(carried) > 0).astype(np.uint8) * shown)
+
+
+def _lattice(region: Box, spacing_mm: float) -> Grid:
+    """A grid of about this spacing whose first and last voxel centres lie on the region's faces."""
+    size = np.maximum(4, np.ceil(np.asarray(region.extent) / spacing_mm).astype(int) + 1)
+    return Grid(tuple(size.tolist()), tuple(region.extent / (size - 1)), tuple(region.lower))
+
+
+class _Descent:
+    """The stages of a refinement, in one direction or both: counts iterations, reports, polls for a stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: torch.device,
+        seed: int,
+        progress: Progress,
+        cancelled: Stop,
+        convergence: list[dict[str, Any]],
+    ) -> None:
+        self.settings, self.device, self.seed = settings, device, seed
+        self.progress, self.cancelled, self.convergence = progress, cancelled, convergence
+        stages = settings.stages + settings.stages[1:] * settings.both_ways
+        self.total, self.done = sum(s.iterations for s in stages) + MEETING * settings.both_ways, 0
+        self.count, self.number = len(stages), 0
+
+    def report(self, done: float, text: str = "") -> None:
+        """Say how many iterations of the stage are done; raises Cancelled."""
+        check(self.cancelled)
+        if self.progress is not None:
+            text = text or f"Refining, stage {max(1, self.number)} of {self.count}"
+            self.progress("refinement", (self.done + done) / self.total, text)
+
+    def alive(self) -> bool:
+        """What long steps poll in place of ``cancelled``: shows that it goes on, too."""
+        self.report(0)
+        return False
+
+    def run(
+        self,
+        direction: str,
+        fixed: sitk.Image,
+        moving: sitk.Image,
+        field: DisplacementField,
+        mask: sitk.Image,
+        stages: tuple[Stage, ...],
+    ) -> tuple[Warp, Box]:
+        """The refined map, and the box in which it differs from the incoming one."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(self.seed)
+        _check(field, mask)
+        self.report(0)
+        lung = LungPoints(mask, settings.dilation_mm, fixed)
+        region = lung.box.grown(MARGIN_MM)
+        self.report(0)
+        warp = Warp(_start(field, region), self.device)
+        self.report(0)
+        pair: FeaturePair | None = None
+        asked = 0.0
+        for stage in stages:
+            began = time.perf_counter()
+            self.number += 1
+            self.report(0)
+            if pair is None or asked != stage.voxel_mm:
+                first, pair = pair is None, None  # frees the last one first
+                pair = FeaturePair(fixed, moving, warp, lung, stage.voxel_mm, settings.noise, self.alive)
+                asked = stage.voxel_mm
+                if first and direction == "forward":
+                    _keep_best_share(pair, warp, lung, stage, generator)
+                    _check_seen(pair, warp, lung, stage, generator)
+            result = _optimise(pair, warp, lung, region, stage, settings, generator, self.report)
+            self.done += stage.iterations
+            about = {"stage": self.number, "direction": direction, **asdict(stage)}
+            about.update({"voxel_mm": pair.voxel_mm, "start_share": warp.share, **result})
+            self.convergence.append({**about, "seconds": time.perf_counter() - began})
+        return warp, region
+
+
+def _keep_best_share(
+    pair: FeaturePair, warp: Warp, lung: LungPoints, stage: Stage, generator: torch.Generator
+) -> None:
+    """Scale the incoming residual (in place) by whichever of ``START_SHARES`` explains the images best.
+
+    A network can do harm, on images that are unlike its training or where there is next to no motion.
+    """
+    points = lung.draw(stage.points, generator).to(warp.device)
+    w, wanted = warp.at(points), pair.fixed_at(points)
+    if float(w.abs().max()) < 1e-3:
+        return
+    other = shuffled(len(wanted), generator, warp.device)
+    chance = float((wanted - wanted[other]).square().sum(1).mean())
+    costs = []
+    for share in START_SHARES:
+        difference, _, seen = pair.difference(points + share * w, wanted)
+        # a share that leads points out of the moving image must not gain by it
+        unseen = 1 - float(seen.mean())
+        costs.append((1 - unseen) * float(mean_square(difference, seen)) + unseen * chance)
+    warp.share = START_SHARES[int(np.argmin(costs))]
+    warp.start *= warp.share
+
+
+def _check_seen(
+    pair: FeaturePair, warp: Warp, lung: LungPoints, stage: Stage, generator: torch.Generator
+) -> None:
+    """InputError where next to nothing of the lungs arrives in the moving image: there is nothing to fit."""
+    points = lung.draw(stage.points, generator).to(warp.device)
+    seen = float(pair.seen(points + warp.at(points)).mean())
+    if seen < LEAST_SEEN:
+        raise InputError(
+            f"The displacement field leads out of the moving image: only {100 * seen:.0f} % of the fixed image's lungs arrive "
+            f"in it; give a field of this pair."
+        )
+
+
+def _optimise(
+    pair: FeaturePair,
+    warp: Warp,
+    lung: LungPoints,
+    region: Box,
+    stage: Stage,
+    settings: Settings,
+    generator: torch.Generator,
+    report: Callable[[float], None],
+) -> dict[str, Any]:
+    """One stage: adds its nodes to ``warp``. Returns their number and the terms at start and end."""
+    grid = _lattice(region, stage.node_mm)
+    finer = Grid(tuple(2 * n - 1 for n in grid.size), tuple(s / 2 for s in grid.spacing), grid.origin)
+    lattice = Lattice(finer, warp.device)
+    faded = fade(grid, warp.device, MARGIN_MM / 2)
+    nodes_at = torch.from_numpy(grid.points().reshape(-1, 3)).to(warp.device)
+    before = warp.at(nodes_at).T.reshape(3, *grid.shape)
+    nodes = torch.zeros((3, *grid.shape), device=warp.device, requires_grad=True)
+    mean, kept = torch.zeros_like(nodes, requires_grad=False), 0
+    # the floor is a node's share of a slope that is mere rounding: Adam would else take full steps along it
+    optimiser = Adam(nodes, SLOPE_FLOOR / nodes[0].numel())
+    first, last = stage.step_mm
+    terms = []
+    for iteration in range(stage.iterations):
+        if iteration % settings.redraw == 0:
+            points = lung.draw(stage.points, generator).to(warp.device)
+            where, start, wanted = lattice.normalised(points), points + warp.at(points), pair.fixed_at(points)
+        share = iteration / max(1, stage.iterations - 1)
+        smooth = smoothed(nodes) * faded
+        moved = look_up(subdivided(smooth), where)
+        with torch.no_grad():
+            difference, found, seen = pair.difference(start + moved, wanted)
+            data = mean_square(difference, seen)
+            counts = seen * (settings.robust / (settings.robust + difference.square().sum(1))) ** 2
+            counts *= 2 / counts.sum().clamp(min=1e-6)
+            gradient = found.slope(difference * counts[:, None])
+        rough = roughness(before + smooth, grid)
+        if iteration == 0:
+            terms.append((float(data), float(rough.detach())))
+        torch.autograd.backward([moved, stage.smoothness * rough], [gradient, torch.ones_like(rough)])
+        optimiser.step(first * (last / first) ** share)
+        if iteration >= (1 - settings.average) * stage.iterations or iteration == stage.iterations - 1:
+            mean += nodes.detach()
+            kept += 1
+        report(iteration + 1)
+    with torch.no_grad():
+        smooth = smoothed(mean / kept) * faded
+        added = subdivided(smooth)
+        difference, _, seen = pair.difference(start + look_up(added, where), wanted)
+        other = shuffled(len(wanted), generator, warp.device)
+        chance = float(mean_square((difference + wanted)[other] - wanted, seen * seen[other]))
+        terms.append((float(mean_square(difference, seen)), float(roughness(before + smooth, grid))))
+    warp.added.append((lattice, added))
+    return {
+        "nodes": list(grid.size),
+        "data": [data for data, _ in terms],
+        "unexplained": [data / max(chance, 1e-9) for data, _ in terms],
+        "roughness": [roughness for _, roughness in terms],
+    }
+
+
+def _half_way(
+    forward: DisplacementField, backward: DisplacementField, region: Box, warp: Warp, descent: _Descent
+) -> tuple[Lattice, torch.Tensor]:
+    """What to add to w so that T becomes the mean of ``forward`` and the inverse of ``backward``.
+
+    The two err independently in part; 0 where the inverse cannot be found, and at the region's border.
+    """
+    grid = _lattice(region, MEAN_MM)
+    points, linear = grid.points(), warp.affine.matrix
+    half = np.zeros((*grid.shape, 3), np.float32)
+    for k in range(len(points)):  # by slice: stops are heard
+        descent.report(MEETING * k / len(points), "Refining, mean of both ways")
+        x = points[k].reshape(-1, 3).astype(float)
+        ahead = forward.warp_points(x)
+        y = ahead.copy()
+        for _ in range(INVERSE_STEPS):
+            miss = backward.warp_points(y) - x
+            y -= miss @ linear.T
+        found = np.linalg.norm(miss, axis=1, keepdims=True) < 0.1
+        half[k] = (np.where(found, (y - ahead) / 2, 0.0) @ np.linalg.inv(linear).T).reshape(half[k].shape)
+    nodes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(half, -1, 0))).to(warp.device)
+    # smoothed, since it may end abruptly where the inverse could not be found
+    return Lattice(grid, warp.device), smoothed(nodes) * fade(grid, warp.device, MARGIN_MM / 2)

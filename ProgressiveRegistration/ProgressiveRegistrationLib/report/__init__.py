@@ -1,0 +1,1 @@
+"""report.json and report.html: what was done, how well, and how to do it again."""

@@ -1,0 +1,199 @@
+"""The pictures of a report: overlays, Jacobian maps, histogram. In memory: no files, no display."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..geometry import Box, Grid
+from ..quality import Transform, jacobian_determinant
+
+WINDOW_HU = (-1000.0, 400.0)
+PIXEL_MM = 1.0
+MARGIN_MM = 15.0
+# Fixed and moving add up to grey where they agree (the paper's Fig. 8).
+FIXED_RGB = np.array([1.0, 0.55, 0.1])
+MOVING_RGB = 1.0 - FIXED_RGB
+FIXED_COLOUR = "#d9731a"
+MOVING_COLOUR = "#2f7fc4"
+JACOBIAN_RANGE = 2.0  # colours span 1/2 to 2 times the volume
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice through the patient: ``grid`` has a single voxel along ``axis`` (x, y, z = 0, 1, 2)."""
+
+    name: str
+    axis: int
+    grid: Grid
+
+    @property
+    def position_mm(self) -> float:
+        """LPS mm along the axis."""
+        return self.grid.origin[self.axis]
+
+    def upright(self, values: np.ndarray) -> np.ndarray:
+        """(z, y, x) values of the plane as (h, w): head or front up, the patient's right on the left."""
+        picture = np.squeeze(values, axis=2 - self.axis)
+        return picture if self.axis == 2 else picture[::-1]
+
+
+def choose_planes(fixed: sitk.Image, lung_mask: sitk.Image | None) -> list[Plane]:
+    """Coronal, axial and sagittal planes with the most lung in them (the image's middle without a mask)."""
+    bounds = Box.around(Grid.from_image(fixed).corners())
+    box, centre = bounds, bounds.centre
+    if lung_mask is not None:
+        inside = sitk.GetArrayViewFromImage(lung_mask) > 0
+        if inside.any():
+            grid = Grid.from_image(lung_mask)
+            voxels = np.argwhere(inside)[:, ::-1]
+            box = Box.around(grid.index_to_world(voxels)).grown(MARGIN_MM)
+            box = Box(np.maximum(box.lower, bounds.lower), np.minimum(box.upper, bounds.upper))
+            centre = grid.index_to_world(np.array([_fullest(voxels[:, axis]) for axis in range(3)]))
+    planes = []
+    for name, axis in (("coronal", 1), ("axial", 2), ("sagittal", 0)):
+        size = np.maximum(1, np.round(box.extent / PIXEL_MM)).astype(int)
+        origin = np.asarray(box.lower) + PIXEL_MM / 2
+        size[axis], origin[axis] = 1, centre[axis]
+        planes.append(Plane(name, axis, Grid(tuple(size), (PIXEL_MM,) * 3, tuple(origin))))
+    return planes
+
+
+def _fullest(index: np.ndarray) -> float:
+    """The middle of the slices that hold (nearly) the most voxels."""
+    counts = np.bincount(index)
+    return float(np.flatnonzero(counts >= 0.98 * counts.max()).mean())
+
+
+def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None = None) -> np.ndarray:
+    """(h, w) in [0, 1]: ``image`` on a plane; with T, the moving image as T brings it there."""
+    low, high = WINDOW_HU
+    grid = plane.grid
+    out = sitk.Resample(
+        image,
+        grid.size,
+        transform or sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkLinear,
+        grid.origin,
+        grid.spacing,
+        grid.direction,
+        low,
+        sitk.sitkFloat32,
+    )
+    return np.clip((plane.upright(sitk.GetArrayFromImage(out)) - low) / (high - low), 0, 1)
+
+
+def itk_transform(transform: Transform, planes: list[Plane]) -> sitk.Transform:
+    """The map as ITK computes it, right on all of the planes; made once, as a field is large."""
+    if isinstance(transform, sitk.Transform):
+        return transform
+    box = Box.around(np.concatenate([plane.grid.corners() for plane in planes]))
+    return transform.covering(box.grid(8)).to_transform()
+
+
+def overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8: fixed in orange plus moving in blue; grey where they agree."""
+    # Square root: lung's dim vessels stay visible beside the bright body.
+    colour = np.sqrt(fixed)[..., None] * FIXED_RGB + np.sqrt(moving)[..., None] * MOVING_RGB
+    return np.round(255 * np.clip(colour, 0, 1)).astype(np.uint8)
+
+
+def jacobian_picture(fixed: np.ndarray, determinant: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
+    """(h, w, 3) uint8: volume change in colour on the dimmed fixed slice; folded voxels in yellow.
+
+    ``inside`` (h, w) bool: outside it (not lung) the colours are faint.
+    """
+    from matplotlib import colormaps
+
+    folded = determinant <= 0
+    log = np.log2(np.where(folded, 1.0, determinant)) / np.log2(JACOBIAN_RANGE)
+    colour = colormaps["RdBu_r"](np.clip((log + 1) / 2, 0, 1))[..., :3]
+    grey = np.repeat((0.15 + 0.85 * np.sqrt(fixed))[..., None], 3, axis=-1)
+    strength = np.where(inside, 0.85, 0.3)[..., None] if inside is not None else 0.7
+    out = (1 - strength) * grey + strength * colour * (0.6 + 0.4 * grey)
+    out[folded] = (1.0, 0.9, 0.0)
+    return np.round(255 * np.clip(out, 0, 1)).astype(np.uint8)
+
+
+def jacobian_slice(transform: Transform, plane: Plane) -> np.ndarray:
+    """(h, w) determinant of dT/dx on a plane."""
+    values = jacobian_determinant(transform, plane.grid.padded(1))  # neighbours for the derivative
+    return plane.upright(values[1:-1, 1:-1, 1:-1])
+
+
+def mask_slice(mask: sitk.Image, plane: Plane) -> np.ndarray:
+    """(h, w) bool."""
+    sampled = plane.grid.resample(mask, interpolator=sitk.sitkNearestNeighbor)
+    return plane.upright(sitk.GetArrayFromImage(sampled)) > 0
+
+
+def png_uri(picture: np.ndarray) -> str:
+    """A PNG as a ``data:`` address."""
+    from matplotlib.image import imsave
+
+    out = io.BytesIO()
+    imsave(out, picture, format="png")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def histogram_svg(before: np.ndarray, after: np.ndarray) -> str:
+    """TRE before and after as one SVG; the last bin also holds what lies beyond."""
+    from matplotlib.figure import Figure
+
+    everything = np.concatenate([before, after])
+    top = max(1.0, float(np.percentile(everything, 99.5)))
+    width = next(w for w in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 100.0, np.inf) if top / w <= 40)
+    width = top / 40 if np.isinf(width) else width
+    edges = np.arange(0, top + 2 * width, width)
+    figure = Figure(figsize=(6.4, 3.1))
+    axes = figure.add_subplot()
+    for values, colour, name in ((before, "#b9b4ab", "before"), (after, FIXED_COLOUR, "after")):
+        axes.hist(
+            np.minimum(values, edges[-1] - width / 2),
+            edges,
+            color=colour,
+            alpha=0.85,
+            label=f"{name}: mean {values.mean():.2f} mm",
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        axes.axvline(values.mean(), color=colour, linewidth=1.4, linestyle=(0, (4, 2)))
+    axes.set_xlabel("target registration error (mm)")
+    axes.set_ylabel("landmarks")
+    axes.set_xlim(0, edges[-1])
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _svg(figure, "histogram")
+
+
+def jacobian_scale_svg() -> str:
+    """The colour scale of the Jacobian pictures."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 0.62))
+    axes = figure.add_axes((0.02, 0.62, 0.96, 0.3))
+    axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=colormaps["RdBu_r"], extent=(-1, 1, 0, 1))
+    axes.set_yticks([])
+    ticks = [1 / JACOBIAN_RANGE, 1 / np.sqrt(JACOBIAN_RANGE), 1, np.sqrt(JACOBIAN_RANGE), JACOBIAN_RANGE]
+    axes.set_xticks(np.log2(ticks) / np.log2(JACOBIAN_RANGE), [f"{t:.2g}" for t in ticks], fontsize=8)
+    return _svg(figure, "scale")
+
+
+def _svg(figure, salt: str) -> str:
+    import matplotlib
+
+    out = io.StringIO()
+    # The page's own font; a fixed salt and no date: the same figures give the same file.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    text = out.getvalue()
+    # A page needs neither the XML head nor matplotlib's licence-style metadata.
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
