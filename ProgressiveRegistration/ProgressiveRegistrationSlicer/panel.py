@@ -14,14 +14,16 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
 from . import installer, options
-from .background import BackgroundTask, remaining_text
+from .background import BackgroundTask
 from .fusion_view import FusionView
 from .i18n import _
 from .measuring import folding_text
-from .options import OptionList, load_torch
+from .option_list import OptionList
+from .options import load_torch
 from .parameter_node import FusionMode
 from .readiness import obstacle
 from .tre_panel import TrePanel, add_model_node, add_table_node
+from .work import remaining_text
 
 MAX_UNDO = 4
 

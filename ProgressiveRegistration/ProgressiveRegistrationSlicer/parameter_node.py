@@ -1,7 +1,6 @@
 """The module's state: what the user chose, saved with the scene."""
 
 # No "from __future__ import annotations" here: the wrapper evaluates these annotations itself.
-from enum import Enum
 from typing import Annotated, Union
 
 from slicer import (
@@ -17,46 +16,7 @@ from slicer import (
 )
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from .i18n import _
-
-
-class Preset(Enum):
-    BALANCED = "balanced"
-    FAST = "fast"
-    ACCURATE = "accurate"
-
-    def label(self):
-        return {
-            "fast": _("Fast: the network alone"),
-            "balanced": _("Balanced: refined for this pair"),
-            "accurate": _("Accurate: refined longer"),
-        }[self.value]
-
-
-class LungBoxes(Enum):
-    OWN = "own"
-    SHARED = "shared"
-
-    def label(self):
-        return {
-            "own": _("Own: each scan around its own lungs"),
-            "shared": _("Shared: one box around both, as in the paper"),
-        }[self.value]
-
-
-class FusionMode(Enum):
-    OFF = "off"
-    OVERLAY = "overlay"
-    CHECKERBOARD = "checkerboard"
-    FLICKER = "flicker"
-
-    def label(self):
-        return {
-            "off": _("Off"),
-            "overlay": _("Fixed orange, moving blue"),
-            "checkerboard": _("Checkerboard"),
-            "flicker": _("Flicker"),
-        }[self.value]
+from .choices import FusionMode, LungBoxes, Preset
 
 
 @parameterNodeWrapper

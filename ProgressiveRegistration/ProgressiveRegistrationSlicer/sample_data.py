@@ -33,10 +33,23 @@ def load(source=None, **options) -> list:
 
     Returns the nodes: fixed (exhale) and moving (inhale) volume, fixed and moving landmarks.
     """
+    nodes = add_to_scene(make(**options))
+    slicer.util.setSliceViewerLayers(background=nodes[0], foreground=nodes[1], foregroundOpacity=0.0)
+    if slicer.app.layoutManager() is not None:
+        slicer.util.resetSliceViews()
+    return nodes
+
+
+def make(**options):
+    """The pair itself, with few enough landmarks to look at; in any thread."""
     from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
 
     options.setdefault("landmarks", 40)
-    pair = breathing_thorax(**options)
+    return breathing_thorax(**options)
+
+
+def add_to_scene(pair) -> list:
+    """Volume and point list nodes of a ``ThoraxPair``: fixed, moving volume, fixed, moving landmarks."""
     nodes = []
     for name, image in (("Thorax exhale", pair.fixed), ("Thorax inhale", pair.moving)):
         node = slicer.mrmlScene.AddNewNodeByClass(
@@ -61,7 +74,4 @@ def load(source=None, **options) -> list:
         display.SetSelectedColor(*colour)
         display.SetPointLabelsVisibility(False)
         nodes.append(node)
-    slicer.util.setSliceViewerLayers(background=nodes[0], foreground=nodes[1], foregroundOpacity=0.0)
-    if slicer.app.layoutManager() is not None:
-        slicer.util.resetSliceViews()
     return nodes

@@ -498,7 +498,7 @@ def test_scene_saved_while_fused_can_be_switched_back_after_loading(panel, tmp_p
 
 
 def test_checkerboard_alternates_fixed_and_moving_where_they_are_placed(scene):  # noqa: F811
-    from ProgressiveRegistrationSlicer.fusion_view import checkerboard
+    from ProgressiveRegistrationSlicer.fusion import checkerboard
 
     fixed, moving = add_pair()
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode")

@@ -1,0 +1,232 @@
+"""Two volumes in the slice views: fixed in orange, moving in blue, so that what lines up looks grey."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+
+from .choices import FusionMode
+
+ORANGE, BLUE = (1.0, 0.65, 0.3), (0.3, 0.65, 1.0)  # half of each is grey
+NAMES = {ORANGE: "ProgressiveRegistration orange", BLUE: "ProgressiveRegistration blue"}
+LUNG_WINDOW, LUNG_LEVEL = 1400.0, -500.0
+FLICKER_MS = 450
+SQUARE_MM = 25.0
+BOARD_ATTRIBUTE = "ProgressiveRegistration.Checkerboard"
+
+
+class Fusion:
+    """Sets the slice views' layers and the volumes' colours; gives back what was there when switched off."""
+
+    def __init__(self) -> None:
+        self.mode = FusionMode.OFF
+        self._volumes: tuple = ()
+        self._displays: dict = {}
+        self._layers: dict = {}
+        self._board_id = None
+        self._opacity = 0.5
+
+    def start_timer(self) -> None:
+        """Call ``flicker`` every ``FLICKER_MS`` from now on; a subclass has the clock."""
+
+    def stop_timer(self) -> None:
+        """No longer."""
+
+    def show(self, mode: FusionMode, fixed, moving, opacity: float = 0.5) -> None:
+        """Show the pair in this mode; ``FusionMode.OFF`` or a missing volume restores the views."""
+        if mode is FusionMode.OFF or fixed is None or moving is None or fixed is moving:
+            self.restore()
+            return
+        if self._volumes != (fixed.GetID(), moving.GetID()):
+            self.restore()
+            self._volumes = (fixed.GetID(), moving.GetID())
+            self._remember(fixed, moving)
+        self.mode, self._opacity = mode, opacity
+        self.stop_timer()
+        self._remove_board()
+        colours = (None, None) if mode is FusionMode.CHECKERBOARD else (ORANGE, BLUE)
+        for volume, colour in zip((fixed, moving), colours):
+            self._colour(volume, colour)
+        if mode is FusionMode.CHECKERBOARD:
+            board = self._make_board(fixed, moving)
+            self._set_layers(board.GetID(), None, 0.0)
+        else:
+            self._set_layers(fixed.GetID(), moving.GetID(), opacity)
+        if mode is FusionMode.FLICKER:
+            self.start_timer()
+
+    def set_opacity(self, opacity: float) -> None:
+        """0 shows the fixed volume alone, 1 the moving one."""
+        self._opacity = opacity
+        if self.mode is FusionMode.OVERLAY:
+            self._set_opacities(opacity)
+
+    def restore(self) -> None:
+        """Give the views and volumes back their colours and layers, as far as those still exist."""
+        self.stop_timer()
+        self._remove_board()
+        scene = slicer.mrmlScene
+        for identifier, (colour, window, level, auto) in self._displays.items():
+            display = scene.GetNodeByID(identifier)
+            if display is not None:
+                display.SetAndObserveColorNodeID(colour)
+                display.SetAutoWindowLevel(auto)
+                if not auto:
+                    display.SetWindowLevel(window, level)
+        for identifier, (background, foreground, opacity, compositing) in self._layers.items():
+            node = scene.GetNodeByID(identifier)
+            if node is not None:
+                node.SetBackgroundVolumeID(background if _exists(background) else None)
+                node.SetForegroundVolumeID(foreground if _exists(foreground) else None)
+                node.SetForegroundOpacity(opacity)
+                node.SetCompositing(compositing)
+        self.forget()
+
+    def forget(self) -> None:
+        """Restore nothing: the scene is closing."""
+        self.stop_timer()
+        self.mode = FusionMode.OFF
+        self._volumes, self._displays, self._layers, self._board_id = (), {}, {}, None
+
+    def _remember(self, fixed, moving) -> None:
+        for volume in (fixed, moving):
+            volume.CreateDefaultDisplayNodes()
+            display = volume.GetDisplayNode()
+            colour = display.GetColorNode()
+            if colour is None or colour.GetName() in NAMES.values():  # a scene that was saved while fused
+                colour = slicer.mrmlScene.GetNodeByID("vtkMRMLColorTableNodeGrey")
+            self._displays[display.GetID()] = (
+                colour.GetID(),
+                display.GetWindow(),
+                display.GetLevel(),
+                display.GetAutoWindowLevel(),
+            )
+        for node in _composites():
+            self._layers[node.GetID()] = (
+                node.GetBackgroundVolumeID(),
+                node.GetForegroundVolumeID(),
+                node.GetForegroundOpacity(),
+                node.GetCompositing(),
+            )
+
+    def _colour(self, volume, colour) -> None:
+        display = volume.GetDisplayNode()
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(LUNG_WINDOW, LUNG_LEVEL)
+        if colour is None:
+            display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+        else:
+            display.SetAndObserveColorNodeID(colour_node(colour).GetID())
+
+    @staticmethod
+    def _set_layers(background, foreground, opacity: float) -> None:
+        for node in _composites():
+            node.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
+            node.SetBackgroundVolumeID(background)
+            node.SetForegroundVolumeID(foreground)
+            node.SetForegroundOpacity(opacity)
+
+    @staticmethod
+    def _set_opacities(opacity: float) -> None:
+        for node in _composites():
+            node.SetForegroundOpacity(opacity)
+
+    def flicker(self) -> None:
+        """Show the other volume; stops when one is gone."""
+        if not all(_exists(identifier) for identifier in self._volumes):
+            self.stop_timer()
+            return
+        for node in _composites():
+            node.SetForegroundOpacity(0.0 if node.GetForegroundOpacity() > 0.5 else 1.0)
+
+    def _make_board(self, fixed, moving):
+        """Squares of the fixed volume and of the moving one as it is placed now, on the fixed lattice."""
+        values = checkerboard(fixed, moving, SQUARE_MM)
+        board = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Checkerboard")
+        board.SetAttribute(BOARD_ATTRIBUTE, "1")
+        board.SetSaveWithScene(False)
+        board.CopyOrientation(fixed)
+        slicer.util.updateVolumeFromArray(board, values)
+        board.SetAndObserveTransformNodeID(fixed.GetTransformNodeID())
+        board.CreateDefaultDisplayNodes()
+        display = board.GetDisplayNode()
+        display.SetSaveWithScene(False)
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(LUNG_WINDOW, LUNG_LEVEL)
+        self._board_id = board.GetID()
+        return board
+
+    def _remove_board(self) -> None:
+        board = slicer.mrmlScene.GetNodeByID(self._board_id) if self._board_id else None
+        if board is not None:
+            slicer.mrmlScene.RemoveNode(board)
+        self._board_id = None
+
+
+def checkerboard(fixed, moving, square_mm: float) -> np.ndarray:
+    """(z, y, x): values of ``fixed`` and of ``moving`` (as displayed) in alternating cubes."""
+    ours = slicer.util.arrayFromVolume(fixed)
+    theirs = resampled(moving, fixed)
+    out = ours.astype(np.float32)
+    parity = np.zeros(ours.shape, bool)
+    for axis, spacing in enumerate(fixed.GetSpacing()[::-1]):
+        cells = (np.arange(ours.shape[axis]) * spacing // square_mm).astype(int) % 2 == 1
+        parity ^= cells.reshape([-1 if a == axis else 1 for a in range(3)])
+    out[parity] = theirs[parity]
+    return out
+
+
+def resampled(moving, fixed) -> np.ndarray:
+    """(z, y, x): the moving volume at the fixed volume's voxels with both placed as they are now (linear)."""
+    from vtk.util import numpy_support
+
+    through = vtk.vtkGeneralTransform()
+    through.PostMultiply()
+    matrix = vtk.vtkMatrix4x4()
+    fixed.GetIJKToRASMatrix(matrix)
+    through.Concatenate(matrix)
+    between = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        fixed.GetParentTransformNode(), moving.GetParentTransformNode(), between
+    )
+    through.Concatenate(between)
+    back = vtk.vtkMatrix4x4()
+    moving.GetRASToIJKMatrix(back)
+    through.Concatenate(back)
+    reslice = vtk.vtkImageReslice()
+    reslice.SetInputData(moving.GetImageData())
+    reslice.SetResliceTransform(through)
+    reslice.SetOutputOrigin(0, 0, 0)
+    reslice.SetOutputSpacing(1, 1, 1)
+    size = fixed.GetImageData().GetDimensions()
+    reslice.SetOutputExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
+    reslice.SetInterpolationModeToLinear()
+    reslice.SetBackgroundLevel(moving.GetImageData().GetScalarRange()[0])
+    reslice.Update()
+    return numpy_support.vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape(size[::-1])
+
+
+def colour_node(colour):
+    """The colour table from black to ``colour``; made once a scene."""
+    name = NAMES[colour]
+    node = slicer.mrmlScene.GetFirstNodeByName(name)
+    if node is not None:
+        return node
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
+    node.SetTypeToUser()
+    node.SetHideFromEditors(True)
+    node.SetNumberOfColors(256)
+    table = node.GetLookupTable()
+    table.SetTableRange(0, 255)
+    for i in range(256):
+        node.SetColor(i, str(i), *(c * i / 255 for c in colour), 1.0)
+    return node
+
+
+def _composites() -> list:
+    return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+
+def _exists(identifier) -> bool:
+    return bool(identifier) and slicer.mrmlScene.GetNodeByID(identifier) is not None
