@@ -20,8 +20,9 @@ import yaml
 from progressive_training import checkpoint
 from progressive_training.config import Config, changed_settings, config_from_dict, read_config
 from progressive_training.export import described_data, export
+from progressive_training.losses import lung_error, weighted_loss
 from progressive_training.network import ProgressiveUNet
-from progressive_training.trainer import Trainer, TrainingStopped, weighted_loss
+from progressive_training.trainer import Trainer, TrainingStopped
 from ProgressiveRegistrationLib.errors import InputError, ModelError, OutputError
 from ProgressiveRegistrationLib.network.model import ModelCard, load_model
 from training_helpers import small_chest, write_chests
@@ -572,8 +573,6 @@ def test_pictures_and_scalars_reach_tensorboard(place, held_out):
 
 
 def test_a_lung_error_of_zero_and_of_the_whole_field(place):
-    from progressive_training.trainer import lung_error
-
     run = trainer(place, "error")
     run._open_data()
     sample = run.stream.sample(0, 64, 64)

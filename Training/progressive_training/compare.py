@@ -24,9 +24,10 @@ from ProgressiveRegistrationLib.network.input import gradient_magnitude
 
 from .config import Config, Network, config_from_dict
 from .evaluation import held_out_errors, wilcoxon
-from .network import ProgressiveUNet, pool_to
+from .losses import weighted_loss
+from .network import ProgressiveUNet, image_side, pool_to
 from .samples import COARSE_GAIN, Sample, SampleStream, Sampling
-from .trainer import Trainer, TrainingStopped, image_side, weighted_loss
+from .trainer import Trainer, TrainingStopped
 
 
 @dataclass(frozen=True)

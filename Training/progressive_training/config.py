@@ -70,7 +70,7 @@ class Phases:
 class Optimiser:
     """``learning_rate`` and ``final_learning_rate``: one number, or one per level (coarsest first).
 
-    ``loss``: "squared" (eq. 4) or "distance", see ``trainer.weighted_loss``.
+    ``loss``: "squared" (eq. 4) or "distance", see ``losses.weighted_loss``.
     """
 
     name: str = "adam"

@@ -29,10 +29,10 @@ from .cache import ScanStore
 from .config import Config
 from .dataset import prepare_data
 from .deformation import FINE
-from .network import ProgressiveUNet, pool_to
+from .losses import EVALUATION_SIDE, lung_error
+from .network import ProgressiveUNet, image_side, pool_to, predict_field
 from .pairs import PreparedPair
 from .samples import SampleStream
-from .trainer import EVALUATION_SIDE, image_side, lung_error, predict_field
 
 
 class CheckpointModel:

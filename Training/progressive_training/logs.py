@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ProgressiveRegistrationLib.errors import OutputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .config import Config
-    from .trainer import Trainer
 
 
 class Log:
@@ -19,7 +21,16 @@ class Log:
     Raises OutputError when they cannot be begun; later a full disk is no reason to stop, and is only told.
     """
 
-    def __init__(self, config: Config, active: bool, progress: bool, first: int, end: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        active: bool,
+        progress: bool,
+        first: int,
+        end: int,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self._report = report
         self.active, self.every = active, max(1, config.output.log_every)
         self.file = self.board = self.bar = None
         self._loss = self._zero = self._seconds = 0.0
@@ -47,8 +58,10 @@ class Log:
             self.bar.start()
             self.task = self.bar.add_task("training", total=end, completed=first)
 
-    def step(self, trainer: Trainer, t: int, loss: float, zero: float, seconds: float) -> None:
-        """Count an iteration; every so many, write their mean."""
+    def step(
+        self, t: int, loss: float, zero: float, seconds: float, rate: float, alpha: dict[int, float]
+    ) -> None:
+        """Count iteration ``t``; every so many, write their mean. ``alpha``: weights by the levels' sides."""
         if not self.active:
             return
         self._loss += loss
@@ -64,49 +77,32 @@ class Log:
             "loss": self._loss / n,
             "zero_loss": self._zero / n,
             "seconds_per_iteration": self._seconds / n,
-            "learning_rate": trainer.rates.at(trainer.schedule, t, trainer.total),
+            "learning_rate": rate,
         }
-        alpha = trainer.schedule.alpha(t)
-        self._write(trainer, {"kind": "train", "iteration": t + 1, **values, "alpha": alpha})
+        self._write({"kind": "train", "iteration": t + 1, **values, "alpha": list(alpha.values())})
         scalars = {f"train/{name}": value for name, value in values.items()}
-        scalars.update({f"alpha/{trainer.plain.side(level)}": a for level, a in enumerate(alpha)})
-        self._show(trainer, scalars, t + 1)
+        scalars.update({f"alpha/{side}": a for side, a in alpha.items()})
+        self._show(scalars, t + 1)
         self._loss = self._zero = self._seconds = 0.0
         self._count = 0
 
-    def validation(self, trainer: Trainer, result: dict) -> None:
+    def validation(self, result: dict) -> None:
         """Write and print a validation."""
         if not self.active:
             return
-        self._write(trainer, {"kind": "validation", **result})
+        self._write({"kind": "validation", **result})
         scalars = {f"validation/{name}": value for name, value in result.items() if name.endswith("_mm")}
-        self._show(trainer, scalars, result["iteration"])
+        self._show(scalars, result["iteration"])
         figures = ", ".join(f"{k} {v:.2f}" for k, v in result.items() if k.endswith("_mm"))
-        trainer.report(
+        self._report(
             f"iteration {result['iteration']} (level {result['level']}, {result['seconds']:.0f} s): {figures}"
         )
 
-    def pictures(self, trainer: Trainer) -> None:
-        """Level maps (paper, Fig. 7) and an overlay of a held-out pair, or of a training one when there is none."""
-        if not self.board:
-            return
-        import torch
+    def figure(self, name: str, figure: Figure, iteration: int) -> None:
+        """Show a figure in TensorBoard."""
+        self._show({name: figure}, iteration)
 
-        from .pictures import level_maps
-        from .trainer import image_side
-
-        alpha = trainer.schedule.alpha(trainer.iteration - 1)
-        side = image_side(trainer.plain.side(trainer.schedule.finest(trainer.iteration - 1)))
-        stream = trainer.stream if trainer.held_out is None else trainer.held_out
-        sample = stream.sample(0, side, side, scan=0)
-        images = sample.images.to(trainer.fabric.device, memory_format=torch.channels_last_3d)
-        with torch.no_grad(), trainer.fabric.autocast():
-            fields = trainer.average.level_outputs(images, alpha)
-            total = trainer.average(images, alpha)
-        figure = level_maps(sample, fields, total, trainer.iteration)
-        self._show(trainer, {"levels": figure}, trainer.iteration)
-
-    def _write(self, trainer: Trainer, values: dict) -> None:
+    def _write(self, values: dict) -> None:
         try:
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()
@@ -114,13 +110,13 @@ class Log:
         except OSError as error:
             # Some lines wait in memory, and are written once there is room.
             if not self._failing:
-                trainer.report(
-                    f"Warning: {self.file.name} cannot be written at iteration {trainer.iteration}: "
+                self._report(
+                    f"Warning: {self.file.name} cannot be written at iteration {values['iteration']}: "
                     f"{error.strerror or error}."
                 )
             self._failing = True
 
-    def _show(self, trainer: Trainer, entries: dict, iteration: int) -> None:
+    def _show(self, entries: dict, iteration: int) -> None:
         """Scalars and figures for TensorBoard, whose writer does not work again once it has failed."""
         if not self.board:
             return
@@ -129,7 +125,7 @@ class Log:
                 add = self.board.add_scalar if isinstance(value, (int, float)) else self.board.add_figure
                 add(name, value, iteration)
         except OSError as error:
-            trainer.report(
+            self._report(
                 f"Warning: nothing more for TensorBoard from iteration {iteration} on: {error.strerror or error}."
             )
             self.board = None

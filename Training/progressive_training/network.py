@@ -212,6 +212,19 @@ def resize(field: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(field, (side, side, side), mode="trilinear", align_corners=False)
 
 
+def image_side(target_side: int) -> int:
+    """Levels up to 32^3 are fed from pairs sampled on 64^3, finer ones from the full grid."""
+    return 64 if target_side <= 32 else 128
+
+
+def predict_field(
+    network: ProgressiveUNet, images: torch.Tensor, alpha: list[float], side: int
+) -> torch.Tensor:
+    """The field at ``side``, in voxels of the 128 grid, whatever levels are active."""
+    finest = network.side(max(i for i, a in enumerate(alpha) if a > 0))
+    return resize(network(images, alpha, max(finest, min(side, finest))), max(side, finest))
+
+
 @torch.no_grad()
 def glorot(module: nn.Module, generator: torch.Generator) -> None:
     """Glorot normal weights and zero biases for every convolution, in place."""

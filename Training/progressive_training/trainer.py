@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,92 +26,25 @@ from ProgressiveRegistrationLib.files import write_text
 
 from . import checkpoint
 from .cache import ScanStore, scan_name
-from .config import Config, Hardware, Optimiser, changed_settings, config_from_dict
+from .config import Config, Optimiser, changed_settings, config_from_dict
 from .dataset import prepare_data
 from .growth import carry
-from .network import ProgressiveUNet, pool_to, resize
+from .hardware import build_fabric
+from .logs import Log
+from .losses import EVALUATION_SIDE, lung_error, weighted_loss
+from .network import ProgressiveUNet, image_side, pool_to, predict_field
 from .pairs import prepare_pair
 from .phantoms import PhantomStore
 from .samples import Sample, SampleStream
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from matplotlib.figure import Figure
 
-    from .logs import Log
-
-EVALUATION_SIDE = 64
 GROWTH_SAMPLES = 4
-SOFT, SMALL = 0.1, 2.0
 
 
 class TrainingStopped(ProgressiveRegistrationError):
     """Training cannot go on; the last good checkpoint is kept."""
-
-
-def weighted_loss(
-    predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, kind: str = "squared"
-) -> torch.Tensor:
-    """The weighted mean error of (n, 3, ...) fields, weights (n, 1, ...).
-
-    ``kind`` "squared": eq. 4, squared vector errors, voxel^2. "distance": lengths of the error vectors, voxels (rounded
-    off at 0.1), for which small motion counts as much as large: what TRE measures. "relative": the squared errors over
-    the sample's mean squared displacement (plus that of 2 voxels).
-    """
-    total = weight.sum().clamp_min(1e-6)
-    error = (predicted - target).square().sum(1, keepdim=True)
-    if kind == "distance":
-        error = torch.sqrt(error + SOFT**2) - SOFT
-    mean = (error * weight).sum() / total
-    if kind == "relative":
-        mean = mean / ((target.square().sum(1, keepdim=True) * weight).sum() / total + SMALL**2)
-    return mean
-
-
-def image_side(target_side: int) -> int:
-    """Levels up to 32^3 are fed from pairs sampled on 64^3, finer ones from the full grid."""
-    return 64 if target_side <= 32 else 128
-
-
-def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
-    """Lightning Fabric for the configured hardware, and the precision chosen. Raises InputError if it is not to be had."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    accelerator, precision = hardware.accelerator, hardware.precision
-    several = hardware.nodes > 1 or (hardware.devices not in (1, "1"))
-    try:
-        if hardware.threads:
-            torch.set_num_threads(hardware.threads)
-        if accelerator == "auto":
-            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-        if precision == "auto":
-            precision = "bf16-mixed" if accelerator == "cpu" or torch.cuda.is_bf16_supported() else "16-mixed"
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
-            precision=precision,
-            # Levels that are not active yet have parameters without gradients. The others wait while one process prepares
-            # the scans, for hours with the whole of LIDC-IDRI.
-            strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=24))
-            if several
-            else "auto",
-        )
-    except (
-        AssertionError,
-        ImportError,
-        MisconfigurationException,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise InputError(
-            f"The hardware of the configuration (accelerator {accelerator}, devices {hardware.devices}, nodes "
-            f"{hardware.nodes}, precision {precision}, threads {hardware.threads}) cannot be used: "
-            f"{' '.join(str(error).split())}"
-        ) from error
-    return fabric, precision
 
 
 class Trainer:
@@ -361,9 +293,9 @@ class Trainer:
 
     def _loop(self, end: int) -> None:
         output = self.config.output
-        from .logs import Log
-
-        log = Log(self.config, self.fabric.is_global_zero, self._show_progress, self.iteration, end)
+        log = Log(
+            self.config, self.fabric.is_global_zero, self._show_progress, self.iteration, end, self.report
+        )
         workers = ThreadPoolExecutor(1) if self.config.hardware.prefetch else None
         following: Future | None = None
         last_save = time.monotonic()
@@ -378,7 +310,14 @@ class Trainer:
                 self.iteration += 1
                 self.steps[self.schedule.finest(t)] += 1
                 self.seconds += time.monotonic() - began
-                log.step(self, t, loss, zero, time.monotonic() - began)
+                log.step(
+                    t,
+                    loss,
+                    zero,
+                    time.monotonic() - began,
+                    self.rates.at(self.schedule, t, self.total),
+                    self._weights(t),
+                )
                 if output.snapshot_every and self.iteration % output.snapshot_every == 0:
                     self._or_warn("snapshot", self._snapshot)
                 # Who stops training, often with a deadline, does not wait for what is only to be looked at.
@@ -407,9 +346,23 @@ class Trainer:
             result = self.validate()
             if result:
                 self.history.append(result)
-                log.validation(self, result)
-        if pictures and self.iteration % pictures == 0 and not self.stop_reason:
-            log.pictures(self)
+                log.validation(result)
+        if pictures and self.iteration % pictures == 0 and not self.stop_reason and log.board:
+            log.figure("levels", self._level_maps(), self.iteration)
+
+    def _level_maps(self) -> Figure:
+        """Level maps (paper, Fig. 7) and an overlay of a held-out pair, or of a training one when there is none."""
+        from .pictures import level_maps
+
+        alpha = self.schedule.alpha(self.iteration - 1)
+        side = image_side(self.plain.side(self.schedule.finest(self.iteration - 1)))
+        stream = self.stream if self.held_out is None else self.held_out
+        sample = stream.sample(0, side, side, scan=0)
+        images = sample.images.to(self.fabric.device, memory_format=torch.channels_last_3d)
+        with torch.no_grad(), self.fabric.autocast():
+            fields = self.average.level_outputs(images, alpha)
+            total = self.average(images, alpha)
+        return level_maps(sample, fields, total, self.iteration)
 
     def _or_warn(self, what: str, write: Callable[[], object]) -> None:
         """Write in passing: a full disk must not end a run of days, and what was written before still stands."""
@@ -420,6 +373,10 @@ class Trainer:
         except TrainingStopped:
             # The last save says it again, when no other process waits for this one.
             self.stop_reason = "the weights are not finite"
+
+    def _weights(self, t: int) -> dict[int, float]:
+        """alpha at an iteration, by the levels' sides."""
+        return {self.plain.side(level): a for level, a in enumerate(self.schedule.alpha(t))}
 
     def _grow(self, t: int) -> None:
         """At the first iteration of a level, let it begin where the level below stands, if so configured."""
@@ -531,21 +488,3 @@ class Trainer:
             result[f"tre_{pair.name}_mm"] = float(pair.tre(self.predict(images, 128)[0]).mean())
             result[f"before_{pair.name}_mm"] = float(pair.before.mean())
         return result
-
-
-def predict_field(
-    network: ProgressiveUNet, images: torch.Tensor, alpha: list[float], side: int
-) -> torch.Tensor:
-    """The field at ``side``, in voxels of the 128 grid, whatever levels are active."""
-    finest = network.side(max(i for i, a in enumerate(alpha) if a > 0))
-    return resize(network(images, alpha, max(finest, min(side, finest))), max(side, finest))
-
-
-def lung_error(field: torch.Tensor, sample: Sample) -> tuple[float, float]:
-    """Mean |u - û| inside the fixed lung in mm, and the same for a zero field."""
-    scale = torch.tensor(sample.spacing).view(1, 3, 1, 1, 1)
-    lung = sample.lung
-    error = ((field.float().cpu() - sample.target) * scale).norm(dim=1, keepdim=True)
-    zero = (sample.target * scale).norm(dim=1, keepdim=True)
-    total = lung.sum().clamp_min(1e-6)
-    return float((error * lung).sum() / total), float((zero * lung).sum() / total)

@@ -1,0 +1,56 @@
+"""The devices that training runs on."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+from ProgressiveRegistrationLib.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from .config import Hardware
+
+
+def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
+    """Lightning Fabric for the configured hardware, and the precision chosen. Raises InputError if it is not to be had."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    accelerator, precision = hardware.accelerator, hardware.precision
+    several = hardware.nodes > 1 or (hardware.devices not in (1, "1"))
+    try:
+        if hardware.threads:
+            torch.set_num_threads(hardware.threads)
+        if accelerator == "auto":
+            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        if precision == "auto":
+            precision = "bf16-mixed" if accelerator == "cpu" or torch.cuda.is_bf16_supported() else "16-mixed"
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            precision=precision,
+            # Levels that are not active yet have parameters without gradients. The others wait while one process prepares
+            # the scans, for hours with the whole of LIDC-IDRI.
+            strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=24))
+            if several
+            else "auto",
+        )
+    except (
+        AssertionError,
+        ImportError,
+        MisconfigurationException,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"The hardware of the configuration (accelerator {accelerator}, devices {hardware.devices}, nodes "
+            f"{hardware.nodes}, precision {precision}, threads {hardware.threads}) cannot be used: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    return fabric, precision
