@@ -285,13 +285,26 @@ def phantom(
     ),
     seed: int = typer.Option(0, help="Another number, another chest."),
     amplitude: float = typer.Option(20.0, help="Mean motion of the diaphragm, mm."),
+    phases: Optional[int] = typer.Option(
+        None, help="A 4DCT of so many phases (10 is usual), in place of the pair.", show_default=False
+    ),
+    hysteresis: float = typer.Option(
+        0.0, help="Of a 4DCT: the share of a breath by which the chest wall lags behind the diaphragm."
+    ),
 ) -> None:
-    """Make up a breathing chest: two CTs, masks, landmarks and the exact field between them."""
+    """Make up a breathing chest: two CTs, or a 4DCT; masks, landmarks and the exact fields between them."""
     from .files import staged_folder
-    from .phantom.pair import breathing_thorax, write_pair
 
     with staged_folder(output) as folder:
-        names = [path.name for path in write_pair(breathing_thorax(seed, amplitude=amplitude), folder)]
+        if phases is None:
+            from .phantom.pair import breathing_thorax, write_pair
+
+            names = [path.name for path in write_pair(breathing_thorax(seed, amplitude=amplitude), folder)]
+        else:
+            from .phantom.cycle import breathing_cycle, write_cycle
+
+            cycle = breathing_cycle(seed, phases=phases, hysteresis=hysteresis, amplitude=amplitude)
+            names = [path.name for path in write_cycle(cycle, folder)]
     for name in names:
         _out.print(_plain(output / name))
 

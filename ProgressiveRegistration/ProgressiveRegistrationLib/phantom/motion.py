@@ -9,7 +9,7 @@ determinant could not fall to 0: dz'/dz > 0 and (xi, eta) stay. Beyond the pleur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,30 @@ class Motion:
             unevenness=rng.uniform(0.45, 0.65),
             waves=waves,
             heart_beat=rng.uniform(2, 4) * (1.0 if rng.uniform() < 0.5 else -1.0) if amplitude else 0.0,
+        )
+
+    def partial(self, depth: float, lagging: float) -> Motion:
+        """The way from another state of the breath to full inhale, in place of the way from full exhale.
+
+        ``depth``: mm of the diaphragm from there to full inhale; ``lagging``: what the chest wall, the lung's unevenness and
+        the heart still have before them, as a diaphragm's mm. The two differ where the breath has a hysteresis.
+        """
+        if max(depth, lagging) <= 0 or not self.amplitude:
+            return replace(self, amplitude=0.0, heart_beat=0.0)
+        depth = max(depth, 1e-3)  # the other parts' sizes are shares of it
+        rest = lagging / depth
+
+        def uneven(mm: float) -> float:
+            return mm / (1 + mm / 40)
+
+        return replace(
+            self,
+            amplitude=depth,
+            out=self.out * rest,
+            forward=self.forward * rest,
+            up=self.up * rest,
+            unevenness=self.unevenness * uneven(lagging) / uneven(depth),
+            heart_beat=self.heart_beat * lagging / self.amplitude,
         )
 
     # ---- maps, on three arrays of one shape --------------------------------------------------------------

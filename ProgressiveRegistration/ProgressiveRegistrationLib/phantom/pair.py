@@ -24,7 +24,7 @@ from ..landmarks import Landmarks, write_landmarks
 from .anatomy import APEX, LENGTH, Anatomy
 from .lesions import Lesions
 from .motion import Motion
-from .scanner import kernel_named, scan
+from .scanner import Kernel, kernel_named, scan
 from .tissue import Tissue
 from .vessels import Vessels
 
@@ -149,6 +149,82 @@ def breathing_thorax(
     ------
     InputError : an option cannot be used; the sentence says which and why.
     """
+    chest = make_chest(
+        seed,
+        size=size,
+        spacing=spacing,
+        amplitude=amplitude,
+        kernel=kernel,
+        contrast=contrast,
+        nodules=nodules,
+        emphysema=emphysema,
+        consolidation=consolidation,
+        noise=noise,
+        thickness=thickness,
+        tips=tips,
+        landmarks=landmarks,
+        padding=padding,
+    )
+    motion = chest.tissue.motion
+    # Two threads: numpy leaves the interpreter's lock, and neither image depends on the other.
+    with ThreadPoolExecutor(2) as pool:
+        inhale, exhale = pool.map(chest.scanned, (None, motion), chest.noises[:2])
+    moving, labels = chest.tissue.landmarks(landmarks)
+    return ThoraxPair(
+        inhale=inhale[0],
+        exhale=exhale[0],
+        inhale_lungs=inhale[1],
+        exhale_lungs=exhale[1],
+        fixed_landmarks=Landmarks(
+            motion.lung_inverse(moving), labels, source="the phantom's exhale landmarks"
+        ),
+        moving_landmarks=Landmarks(moving, labels, source="the phantom's inhale landmarks"),
+        motion=motion,
+    )
+
+
+@dataclass(frozen=True)
+class Chest:
+    """A made-up chest before it is scanned. ``noises``: a stream of random numbers for every scan."""
+
+    grid: Grid
+    tissue: Tissue
+    kernel: Kernel
+    noise: float
+    thickness: float
+    padding: bool
+    noises: list[np.random.Generator]
+
+    def scanned(self, motion: Motion | None, stream: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
+        """(int16 HU, UInt8 lungs) where ``motion`` leads from the scanned state to full inhale; None: at inhale."""
+        tissue = self.tissue if motion is None else self.tissue.moving_by(motion)
+        hu, mask = tissue.at(self.grid, exhale=motion is not None)
+        hu = scan(hu, self.grid, stream, self.kernel, self.noise, self.thickness)
+        hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+        if self.padding:
+            hu[:, outside_bore(self.grid)] = PADDING
+        return self.grid.image(hu), self.grid.image(mask.astype(np.uint8))
+
+
+def make_chest(
+    seed: int = 0,
+    *,
+    size: tuple[int, int, int] = SIZE,
+    spacing: tuple[float, float, float] = SPACING,
+    amplitude: float = 20.0,
+    kernel: str = "standard",
+    contrast: float = 0.0,
+    nodules: int = 2,
+    emphysema: float = 0.0,
+    consolidation: float = 0.0,
+    noise: float = 12.0,
+    thickness: float | None = None,
+    tips: int = 7000,
+    landmarks: int = 400,
+    padding: bool = False,
+    scans: int = 2,
+) -> Chest:
+    """The chest of ``breathing_thorax``, for as many ``scans``; the same options, the same InputError."""
     grid = phantom_grid(size, spacing)
     shape = kernel_named(kernel)
     if not np.isfinite(amplitude) or amplitude < 0:
@@ -167,37 +243,15 @@ def breathing_thorax(
         )
 
     # Each part has its own stream, so that an option of one part leaves the others as they were.
-    streams = [np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(int(seed)).spawn(7)]
+    seeds = np.random.SeedSequence(int(seed)).spawn(5 + scans)
+    streams = [np.random.Generator(np.random.PCG64(s)) for s in seeds]
     anatomy = Anatomy.draw(streams[0])
     motion = Motion.draw(streams[1], anatomy, float(amplitude))
     motion.check()
     vessels = Vessels.draw(anatomy, streams[2], tips, 0.37)
     lesions = Lesions.draw(anatomy, streams[3], nodules, emphysema, consolidation)
     tissue = Tissue(anatomy, motion, vessels, lesions, contrast, streams[4])
-
-    def image(phase: str, stream: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
-        hu, mask = tissue.at(grid, exhale=phase == "exhale")
-        hu = scan(hu, grid, stream, shape, noise, thickness)
-        hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-        if padding:
-            hu[:, outside_bore(grid)] = PADDING
-        return grid.image(hu), grid.image(mask.astype(np.uint8))
-
-    # Two threads: numpy leaves the interpreter's lock, and neither image depends on the other.
-    with ThreadPoolExecutor(2) as pool:
-        inhale, exhale = pool.map(image, ("inhale", "exhale"), streams[5:7])
-    moving, labels = tissue.landmarks(landmarks)
-    return ThoraxPair(
-        inhale=inhale[0],
-        exhale=exhale[0],
-        inhale_lungs=inhale[1],
-        exhale_lungs=exhale[1],
-        fixed_landmarks=Landmarks(
-            motion.lung_inverse(moving), labels, source="the phantom's exhale landmarks"
-        ),
-        moving_landmarks=Landmarks(moving, labels, source="the phantom's inhale landmarks"),
-        motion=motion,
-    )
+    return Chest(grid, tissue, shape, noise, thickness, padding, streams[5:])
 
 
 def write_pair(pair: ThoraxPair, folder: str | os.PathLike) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from ..errors import InputError
@@ -30,6 +32,12 @@ class Tissue:
         self.contrast = float(contrast)
         self.mosaic = rng.uniform(0, 2 * np.pi, 9).tolist()
         self.select = np.random.Generator(np.random.PCG64(rng.integers(2**63)))
+
+    def moving_by(self, motion: Motion) -> Tissue:
+        """The same chest in another state of its breath: the one from which ``motion`` leads to full inhale."""
+        other = copy.copy(self)
+        other.motion = motion
+        return other
 
     def at(self, grid: Grid, *, exhale: bool) -> tuple[np.ndarray, np.ndarray]:
         """(z, y, x) float32 HU and bool lung mask."""
