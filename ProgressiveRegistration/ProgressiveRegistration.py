@@ -57,9 +57,14 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
         """``register`` replaces the engine's function of that name (tests)."""
         ScriptedLoadableModuleLogic.__init__(self)
         self._register = register
+        self._parameters = None
 
     def getParameterNode(self):
-        return ProgressiveRegistrationParameterNode(super().getParameterNode())
+        """The module's parameters; the same wrapper while the node is the same, for each goes on observing it."""
+        node = super().getParameterNode()
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            self._parameters = ProgressiveRegistrationParameterNode(node)
+        return self._parameters
 
     def session(self, fixedNode, movingNode, **options):
         """A ``SceneRegistration`` of the two volumes, ready to ``compute`` and ``finish``."""

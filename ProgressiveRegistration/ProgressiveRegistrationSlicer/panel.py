@@ -125,6 +125,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller=None, event=None) -> None:
+        self.logic.getParameterNode().Modified()  # its references were not complete when they were read
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -153,9 +154,15 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode, self._guiTag = parameters, None
         self._regions = {}
         if parameters is not None:
-            self._guiTag = parameters.connectGui(self.ui)
+            self._guiTag = parameters.connectParametersToGui(self._parameterWidgets())
             self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.update)
         self.update()
+
+    def _parameterWidgets(self) -> dict:
+        """The widgets by the parameter that the .ui ties them to. Slicer's ``connectGui(self.ui)`` finds the same
+        but does not return the tag that ``disconnectGui`` needs (Slicer issue 7547)."""
+        named = ((widget.property("SlicerParameterName"), widget) for widget in vars(self.ui).values())
+        return {name: widget for name, widget in named if name}
 
     def _setParameter(self, name: str, value) -> None:
         if self._parameterNode is not None:

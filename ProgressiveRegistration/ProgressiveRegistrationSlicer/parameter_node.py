@@ -1,6 +1,7 @@
 """The module's state: what the user chose, saved with the scene."""
 
 # No "from __future__ import annotations" here: the wrapper evaluates these annotations itself.
+# A union of nodes must name None, or Slicer refuses to open the module: None is what "none chosen" is written as.
 from typing import Annotated, Union
 
 from slicer import (
@@ -27,12 +28,12 @@ class ProgressiveRegistrationParameterNode:
     movingVolume: vtkMRMLScalarVolumeNode
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
     movingLandmarks: vtkMRMLMarkupsFiducialNode
-    fixedRegion: Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsROINode, vtkMRMLLabelMapVolumeNode]
-    movingRegion: Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsROINode, vtkMRMLLabelMapVolumeNode]
+    fixedRegion: Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsROINode, vtkMRMLLabelMapVolumeNode, None]
+    movingRegion: Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsROINode, vtkMRMLLabelMapVolumeNode, None]
     fixedSegment: str
     movingSegment: str
     wantTransform: bool = True
-    outputTransform: Union[vtkMRMLGridTransformNode, vtkMRMLTransformNode]
+    outputTransform: Union[vtkMRMLGridTransformNode, vtkMRMLTransformNode, None]
     wantWarped: bool = False
     warpedVolume: vtkMRMLScalarVolumeNode
     wantJacobian: bool = False

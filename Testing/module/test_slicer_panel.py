@@ -686,6 +686,17 @@ def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatc
     assert panel.ui.modelCardLabel.text == ""
 
 
+def test_widgets_of_a_left_module_change_nothing(panel):  # noqa: F811
+    preset = panel._parameterNode.preset
+    panel.exit()
+    panel.ui.presetComboBox.setCurrentIndex(1)
+    assert panel._parameterNode.preset is preset
+    panel.enter()
+    assert panel.ui.presetComboBox.currentIndex == 0
+    panel.ui.presetComboBox.setCurrentIndex(1)
+    assert panel._parameterNode.preset is not preset
+
+
 def test_leaving_and_entering_the_module_keeps_it_working(panel):  # noqa: F811
     choose(panel)
     panel.exit()

@@ -1,9 +1,11 @@
 """``@parameterNodeWrapper``: typed state kept in a vtkMRMLScriptedModuleNode and tied to widgets.
 
 Only the types that the module uses, with Slicer's own rules: values are cached until the node is modified, a
-value of a wrong type is refused, a widget must be of exactly the class that the type's connector takes, a
-combo box for str needs ``Choice``, the labels of an enumeration come from its ``label`` method, a stale
-reference stays until somebody notices.
+value of a wrong type is refused (None too, unless a union of nodes names it), a widget must be of exactly the
+class that the type's connector takes, a combo box for str needs ``Choice``, the labels of an enumeration come
+from its ``label`` method, an unknown name of an enumeration is an error, a stale reference stays until
+somebody notices. ``connectGui`` returns nothing, as in every Slicer so far (its issue 7547);
+``connectParametersToGui`` returns the tag that ``disconnectGui`` takes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import weakref
 
 import slicer
 import vtk
+
+# Wrappers that were tied to a GUI. Slicer's observer above keeps them too; once Python's garbage collector has
+# cleared such a cycle through a VTK object, the next event crashes.
+_kept: list = []
 
 
 class Default:
@@ -55,10 +61,12 @@ class _Parameter:
         self.notes = getattr(hint, "__metadata__", ())
         self.type = hint.__origin__ if self.notes else hint
         union = typing.get_args(self.type) if typing.get_origin(self.type) is typing.Union else ()
-        self.types = union or (self.type,)
+        self.types = tuple(t for t in union if t is not type(None)) or (self.type,)
         if not all(isinstance(t, type) for t in self.types):
             raise TypeError(f"Unable to create serializer for {owner.__name__} member {name}: {self.type}")
         self.is_node = all(issubclass(t, slicer.vtkMRMLNode) for t in self.types)
+        self.none_index = union.index(type(None)) if type(None) in union else None
+        self.is_union = bool(union)
         if union and not self.is_node:
             raise TypeError(f"{owner.__name__} member {name}: only unions of nodes are supported here")
         if union:
@@ -76,11 +84,18 @@ class _Parameter:
         else:
             self.default = next(iter(self.type)) if self.is_enum else self.type()
 
+    def _names(self):
+        """Where the node keeps it: under its name, or for a union under the name and the type's number."""
+        count = len(self.types) + (self.none_index is not None)
+        return [f"{self.name}.{n}" for n in range(count)] if self.is_union else [self.name]
+
     def is_in(self, node):
-        return node.HasParameter(self.name)
+        return any(node.HasParameter(name) for name in self._names())
 
     def validate(self, value):
         if self.is_node and value is None:
+            if self.is_union and self.none_index is None:
+                raise TypeError(f"{self.name}: Unable to write value 'None': the union does not name None")
             return
         wanted = (int, float) if self.type is float else self.types
         if not isinstance(value, wanted):
@@ -91,7 +106,17 @@ class _Parameter:
 
     def write(self, node, value):
         self.validate(value)
-        if self.is_node:
+        if self.is_union:
+            for name in self._names():
+                node.UnsetParameter(name)
+                node.RemoveNodeReferenceIDs(name)
+            kinds = [t if value is not None else type(None) for t in self.types]
+            index = self.none_index if value is None else [isinstance(value, t) for t in kinds].index(True)
+            name = f"{self.name}.{index}"
+            node.SetParameter(name, "")
+            if value is not None:
+                node.SetNodeReferenceID(name, value.GetID())
+        elif self.is_node:
             node.SetParameter(self.name, "")
             node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
         else:
@@ -100,10 +125,15 @@ class _Parameter:
     def read(self, node):
         if not self.is_in(node):  # closing the scene empties the node
             self.write(node, self.default)
+        if self.is_union:
+            name = next(name for name in self._names() if node.HasParameter(name))
+            return node.GetNodeReference(name)
         if self.is_node:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
         if self.is_enum:
+            if text not in self.type.__members__:
+                raise ValueError(f"Found {text!r} in parameter node but it is not a name in {self.type!r}")
             return self.type[text]
         return text == "True" if self.type is bool else self.type(text)
 
@@ -129,7 +159,9 @@ class _Connector:
             self._property("stateChanged", "checked")
         elif parameter.type is bool and kind is qt.QPushButton:
             if not widget.checkable:
-                raise RuntimeError("a push button for a bool must be checkable")
+                raise RuntimeError(
+                    "a push button for a bool must be checkable (Slicer makes it so, and warns)"
+                )
             self._property("toggled", "checked")
         elif parameter.type is float and kind in (qt.QDoubleSpinBox, ctk.ctkSliderWidget):
             limits = [n for n in parameter.notes if isinstance(n, WithinRange)]
@@ -180,7 +212,7 @@ def parameterNodeWrapper(cls):
 
     def init(self, parameterNode, prefix=None):
         self.parameterNode = parameterNode
-        self._guis = {}
+        self._guis, self._next_tag = {}, 0
         self._updating = False
         self._cache = {}
         self._writing = False
@@ -216,12 +248,17 @@ def parameterNodeWrapper(cls):
         for widget in gui.__dict__.values():
             name = widget.property("SlicerParameterName")
             if name:
-                if name not in parameters:
-                    raise ValueError(f"Cannot find a param with the given name: {name}")
                 widgets[name] = widget
+        connectParametersToGui(self, widgets)  # and returns nothing
+
+    def connectParametersToGui(self, widgets):
+        for name in widgets:
+            if name not in parameters:
+                raise ValueError(f"Cannot find a param with the given name: {name}")
         connectors = {name: _Connector(widget, parameters[name]) for name, widget in widgets.items()}
-        tag = len(self._guis)
-        self._guis[tag] = (connectors, None)
+        self._next_tag += 1
+        tag = self._next_tag - 1
+        self._guis[tag] = connectors
         for name, connector in connectors.items():
             connector.write(self._cache[name])
 
@@ -236,22 +273,20 @@ def parameterNodeWrapper(cls):
                 return
             self._updating = True
             try:
-                for mapping, _ in self._guis.values():
+                for mapping in self._guis.values():
                     for name, connector in mapping.items():
                         connector.write(self._cache[name])
             finally:
                 self._updating = False
 
-        observer = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, update)
-        self._guis[tag] = (connectors, observer)
+        self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, update)  # never removed, as in Slicer
+        if self not in _kept:
+            _kept.append(self)
         return tag
 
     def disconnectGui(self, tag):
-        connectors, observer = self._guis.pop(tag, ({}, None))
-        for connector in connectors.values():
+        for connector in self._guis.pop(tag, {}).values():
             connector.disconnect()
-        if observer is not None:
-            self.parameterNode.RemoveObserver(observer)
 
     for name in parameters:
         setattr(
@@ -260,7 +295,8 @@ def parameterNodeWrapper(cls):
             property(lambda self, n=name: self._cache[n], lambda self, value, n=name: put(self, n, value)),
         )
     cls.__init__, cls.__del__ = init, delete
-    cls.connectGui, cls.disconnectGui = connectGui, disconnectGui
+    cls.connectGui, cls.connectParametersToGui = connectGui, connectParametersToGui
+    cls.disconnectGui = disconnectGui
     cls.allParameters = parameters
     cls.AddObserver = lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(
         event, callback, priority
