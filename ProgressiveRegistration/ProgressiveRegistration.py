@@ -60,7 +60,8 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
         self._parameters = None
 
     def getParameterNode(self):
-        """The module's parameters; the same wrapper while the node is the same, for each goes on observing it."""
+        """The module's parameters; the same wrapper while the node is the same,
+        for each goes on observing it."""
         node = super().getParameterNode()
         if self._parameters is None or self._parameters.parameterNode is not node:
             self._parameters = ProgressiveRegistrationParameterNode(node)

@@ -1,7 +1,9 @@
-"""Lets a test see, hold and kill real registrations in other processes; a Dask preload, or imported by ``-c``.
+"""Lets a test see, hold and kill real registrations in other processes; a Dask preload,
+or imported by ``-c``.
 
-In the folder $BATCH_GATES: ``begun.log`` and ``ended.log`` get a line "id pid threads" a registration; while ``ID.closed``
-exists, the pair ID waits in the middle of its work; where ``ID.deadly`` exists, the process kills itself there.
+In the folder $BATCH_GATES: ``begun.log`` and ``ended.log`` get a line "id pid threads" a registration; while
+``ID.closed`` exists, the pair ID waits in the middle of its work; where ``ID.deadly`` exists, the process
+kills itself there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Tables of pairs for the batch's tests, and the batch in a process of its own with gates (``batch_gates``)."""
+"""Tables of pairs for the batch's tests, and the batch in a process of
+its own with gates (``batch_gates``)."""
 
 from __future__ import annotations
 
@@ -100,7 +101,10 @@ class Processes:
     def batch(self, gates: Gates, arguments: list, **environment: str) -> subprocess.Popen:
         """``progressive-registration batch``; without workers with the gates in its own process."""
         alone = not {"--workers", "--scheduler"} & set(arguments)
-        code = f"import sys{', batch_gates' * alone}; from ProgressiveRegistrationLib import cli; sys.exit(cli.main())"
+        code = (
+            f"import sys{', batch_gates' * alone}; from ProgressiveRegistrationLib import cli; "
+            "sys.exit(cli.main())"
+        )
         return self.start(
             [sys.executable, "-c", code, "batch", *arguments],
             gates.environment(**environment),

@@ -23,7 +23,8 @@ def _body(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def arms_added(image: sitk.Image) -> sitk.Image:
-    """Two cylinders of tissue with bone, touching the flanks, from top to bottom; the image is widened for them."""
+    """Two cylinders of tissue with bone, touching the flanks, from top to bottom;
+    the image is widened for them."""
     wide = sitk.ConstantPad(image, [60, 0, 0], [60, 0, 0], -1000)
     hu, body = _body(wide)
     spacing = np.asarray(image.GetSpacing())

@@ -1,8 +1,8 @@
 """The displacement field: what a registration gives. It maps fixed to moving, T(x) = x + u(x), LPS mm.
 
-Stored as u on a grid. Past the grid's outermost voxel centres it goes on as an affine map, if the field has one (it was then
-built to meet that map at its border), or else with its border value. ITK's displacement transform returns 0 there instead:
-``to_transform`` and ``warp_image`` see to it that ITK computes the same.
+Stored as u on a grid. Past the grid's outermost voxel centres it goes on as an affine map, if the field has
+one (it was then built to meet that map at its border), or else with its border value. ITK's displacement
+transform returns 0 there instead: ``to_transform`` and ``warp_image`` see to it that ITK computes the same.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class DisplacementField:
         u = np.ascontiguousarray(self.displacement, np.float32)
         if u.shape != (*self.grid.shape, 3):
             raise InputError(
-                f"A displacement field of shape {u.shape} does not fit a grid of shape {self.grid.shape} + (3,)."
+                f"A displacement field of shape {u.shape} does not fit a grid of shape "
+                f"{self.grid.shape} + (3,)."
             )
         if not np.isfinite(u).all():
             raise InputError("The displacement field holds NaN or infinite values; it cannot be used.")
         object.__setattr__(self, "displacement", u)
 
-    # ---- construction -------------------------------------------------------------------------------------------------
+    # ---- construction --------------------------------------------------------------------------------------
 
     @classmethod
     def identity(cls, grid: Grid) -> DisplacementField:
@@ -70,7 +71,8 @@ class DisplacementField:
 
         Parameters
         ----------
-        u : (3, D, H, W), channels x, y, z: index i of the fixed grid lies at index i + u(i) of the moving grid.
+        u : (3, D, H, W), channels x, y, z: index i of the fixed grid lies at index i + u(i) of the moving
+            grid.
         fixed_grid, moving_grid : of one size; the boxes that the network saw.
 
         Returns
@@ -99,7 +101,7 @@ class DisplacementField:
             outside = Affine(np.stack(columns, 1), offset)
         return cls(grid, sitk.GetArrayFromImage(image), outside)
 
-    # ---- points and images --------------------------------------------------------------------------------------------
+    # ---- points and images ---------------------------------------------------------------------------------
 
     def sample(self, points: np.ndarray) -> np.ndarray:
         """u at LPS points (..., 3), mm (..., 3), trilinear; past the grid as the class says."""
@@ -132,7 +134,7 @@ class DisplacementField:
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
         return warp_image(moving, grid, self.covering(grid).to_transform(), label=label, default=default)
 
-    # ---- algebra ------------------------------------------------------------------------------------------------------
+    # ---- algebra -------------------------------------------------------------------------------------------
 
     def resample(self, grid: Grid) -> DisplacementField:
         """The same map on another grid."""
@@ -167,7 +169,8 @@ class DisplacementField:
         return DisplacementField(larger, u, self.outside)
 
     def displacement_is_affine_at_border(self, tolerance: float = 0.05) -> bool:
-        """Does u meet the outer map at the border, within ``tolerance`` mm? Always true where there is none."""
+        """Does u meet the outer map at the border, within ``tolerance`` mm?
+        Always true where there is none."""
         if self.outside is None:
             return True
         points = self.grid.points()
@@ -180,7 +183,8 @@ class DisplacementField:
         return True
 
     def faded(self, affine: Affine, margin: float = FADE_MM) -> DisplacementField:
-        """A field on a larger grid that goes over smoothly into ``affine`` within ``margin`` mm of this grid's border."""
+        """A field on a larger grid that goes over smoothly into ``affine`` within
+        ``margin`` mm of this grid's border."""
         pad = np.ceil(margin / np.asarray(self.grid.spacing)).astype(int)
         grid = self.grid.padded(tuple(pad))
         residual = self.displacement - _affine_displacement(self.grid, affine)
@@ -278,7 +282,7 @@ class DisplacementField:
         a, b, c = (jacobian[..., row, :] for row in range(3))
         return np.einsum("...i,...i->...", a, np.cross(b, c)).astype(np.float32)
 
-    # ---- ITK and files ------------------------------------------------------------------------------------------------
+    # ---- ITK and files -------------------------------------------------------------------------------------
 
     def to_image(self) -> sitk.Image:
         """Vector image of u (float32, mm, LPS) on the field's grid."""
@@ -287,8 +291,9 @@ class DisplacementField:
     def to_transform(self) -> sitk.Transform:
         """The same map as an ITK transform.
 
-        With an outer affine map A it is the composite A(x + w(x)), w being 0 at the border, so that ITK too is continuous
-        there. Without one it is a displacement field transform, which ITK takes as 0 outside its grid.
+        With an outer affine map A it is the composite A(x + w(x)), w being 0 at the border, so that ITK too
+        is continuous there. Without one it is a displacement field transform, which ITK takes as 0 outside
+        its grid.
         """
         u = self.displacement.astype(np.float64)
         if self.outside is None:
@@ -299,9 +304,11 @@ class DisplacementField:
         return sitk.CompositeTransform([self.outside.to_transform(), residual])
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write as displacement field (.nrrd, .nii.gz, .mha) or transform file (.h5, .tfm), as ITK and Slicer read them.
+        """Write as displacement field (.nrrd, .nii.gz, .mha) or transform file (.h5, .tfm),
+        as ITK and Slicer read them.
 
-        A displacement field file has no map outside its grid (ITK: 0); ``covering(grid)`` first makes it reach over an image.
+        A displacement field file has no map outside its grid (ITK: 0); ``covering(grid)`` first makes it
+        reach over an image.
 
         Raises
         ------
@@ -325,7 +332,8 @@ class DisplacementField:
 
         Parameters
         ----------
-        grid : where to sample a transform that brings no grid of its own (affine, B-spline, composite); not used otherwise.
+        grid : where to sample a transform that brings no grid of its own (affine, B-spline, composite); not
+            used otherwise.
 
         Raises
         ------
@@ -388,7 +396,8 @@ def file_ending(path: Path) -> str:
 
 
 def _as_written_here(transform: sitk.Transform) -> DisplacementField | None:
-    """The field of a displacement transform, or of the composite that ``to_transform`` makes; None for anything else."""
+    """The field of a displacement transform, or of the composite that ``to_transform`` makes;
+    None for anything else."""
     if transform.GetTransformEnum() == sitk.sitkDisplacementField:
         image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         return DisplacementField(Grid.from_image(image), sitk.GetArrayFromImage(image))

@@ -1,4 +1,5 @@
-"""Grids and boxes in the world frame: LPS, mm, as ITK. Slicer's RAS is converted in the module's ``mrml.py`` alone."""
+"""Grids and boxes in the world frame: LPS, mm, as ITK.
+Slicer's RAS is converted in the module's ``mrml.py`` alone."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ class Grid:
         return (np.asarray(points, float) - np.asarray(self.origin)) @ inverse.T
 
     def contains(self, points: np.ndarray, margin: float = 0.5) -> np.ndarray:
-        """(...,) bool: are LPS points (..., 3) inside the voxels' extent (``margin`` voxels past the centres)?"""
+        """(...,) bool: are LPS points (..., 3) inside the voxels' extent
+        (``margin`` voxels past the centres)?"""
         index = self.world_to_index(points)
         upper = np.asarray(self.size) - 1 + margin
         return np.all((index >= -margin) & (index <= upper), axis=-1)
@@ -122,7 +124,8 @@ class Grid:
     def resample(
         self, image: sitk.Image, *, interpolator: int = sitk.sitkLinear, default: float = 0.0, pixel: int = 0
     ) -> sitk.Image:
-        """``image`` sampled at this grid's voxels; ``default`` outside it, ``pixel`` type 0 = the image's own."""
+        """``image`` sampled at this grid's voxels; ``default`` outside it,
+        ``pixel`` type 0 = the image's own."""
         return sitk.Resample(
             image,
             self.size,
@@ -138,10 +141,11 @@ class Grid:
     def sample(
         self, image: sitk.Image, *, shrink: list[int] | None = None, transform: sitk.Transform | None = None
     ) -> np.ndarray:
-        """(z, y, x) float32: the image, linear, at this grid's voxels, or where ``transform`` leads from there.
+        """(z, y, x) float32: the image, linear, at this grid's voxels,
+        or where ``transform`` leads from there.
 
-        The image is first averaged over ``shrink`` voxels along its axes, so that nothing aliases; past its edge its
-        border voxels continue.
+        The image is first averaged over ``shrink`` voxels along its axes, so that nothing aliases; past its
+        edge its border voxels continue.
         """
         if shrink is not None and max(shrink) > 1:
             image = sitk.BinShrink(image, shrink)
@@ -202,7 +206,8 @@ class Box:
         return Box(np.minimum(self.lower, other.lower), np.maximum(self.upper, other.upper))
 
     def grid(self, size: int | tuple[int, int, int] = 128) -> Grid:
-        """Cell-centred grid of ``size`` cells that fill the box: no half-voxel shift when cells are pooled."""
+        """Cell-centred grid of ``size`` cells that fill the box:
+        no half-voxel shift when cells are pooled."""
         size = np.broadcast_to(size, 3)
         spacing = self.extent / size
         return Grid(tuple(size), tuple(spacing), tuple(np.asarray(self.lower) + spacing / 2))

@@ -40,13 +40,15 @@ def read_image(
     Parameters
     ----------
     path : a file, or a folder that holds one or more DICOM series.
-    series : the series instance UID, or the end of one, to take from a folder; None: the one with the most slices.
+    series : the series instance UID, or the end of one, to take from a folder; None: the one with the most
+        slices.
     option : where a user gives ``series``, for the error's advice.
 
     Raises
     ------
-    InputError : missing, unreadable or truncated file; not 3D; several values per voxel; too few slices; NaN or infinite
-        or constant values; several like-sized series; missing slices; several volumes in one series.
+    InputError : missing, unreadable or truncated file; not 3D; several values per voxel; too few slices; NaN
+        or infinite or constant values; several like-sized series; missing slices; several volumes in one
+        series.
     """
     return check_image(_read(path, series, option), str(path))
 
@@ -54,17 +56,20 @@ def read_image(
 def read_volume(
     path: str | os.PathLike, series: str | None = None, *, option: str | None = None
 ) -> sitk.Image:
-    """The same whatever the size and the values: a mask, a label map, or an image of which the grid alone counts."""
+    """The same whatever the size and the values: a mask, a label map,
+    or an image of which the grid alone counts."""
     return check_volume(_read(path, series, option), str(path))
 
 
 def check_image(image: sitk.Image, name: str) -> sitk.Image:
-    """The image, if it can be registered (a 4D image of one time point becomes 3D); raises InputError otherwise."""
+    """The image, if it can be registered (a 4D image of one time point becomes 3D);
+    raises InputError otherwise."""
     image = check_volume(image, name)
     if min(image.GetSize()) < MIN_VOXELS:
         sizes = " x ".join(map(str, image.GetSize()))
         raise InputError(
-            f"{name} has {sizes} voxels; a volume of at least {MIN_VOXELS} slices is needed (for DICOM, give the folder)."
+            f"{name} has {sizes} voxels; a volume of at least {MIN_VOXELS} slices is needed (for DICOM, "
+            "give the folder)."
         )
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -76,12 +81,14 @@ def check_image(image: sitk.Image, name: str) -> sitk.Image:
 
 
 def check_volume(image: sitk.Image, name: str) -> sitk.Image:
-    """The image, if it is 3D (or 4D of one time point) with one real value per voxel; raises InputError otherwise."""
+    """The image, if it is 3D (or 4D of one time point) with one real value per voxel;
+    raises InputError otherwise."""
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     if image.GetDimension() != 3:
         raise InputError(
-            f"{name} has {image.GetDimension()} dimensions; a 3D volume is needed (of a 4D scan, give one phase)."
+            f"{name} has {image.GetDimension()} dimensions; a 3D volume is needed (of a 4D scan, give "
+            "one phase)."
         )
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
@@ -106,8 +113,8 @@ def warp_image(
     Parameters
     ----------
     label : nearest neighbour instead of linear interpolation.
-    default : value where T(x) lies outside the moving image; None: 0 for labels, and for images -1024 or the nearest to it
-        that the image has room for (its own minimum).
+    default : value where T(x) lies outside the moving image; None: 0 for labels, and for images -1024 or the
+        nearest to it that the image has room for (its own minimum).
     """
     if default is None:
         default = 0.0 if label else _background(moving)
@@ -214,11 +221,13 @@ def _read_folder(folder: Path, wanted: str | None, option: str | None) -> sitk.I
 
 
 def series_files(folder: Path, wanted: str | None = None, option: str | None = None) -> list[str]:
-    """The files of a folder's DICOM series, sorted by position, from the patient's feet side of the normal on.
+    """The files of a folder's DICOM series, sorted by position,
+    from the patient's feet side of the normal on.
 
     Raises
     ------
-    InputError : no series, no such series, several like-sized ones, several volumes in one, missing slices, tilted gantry.
+    InputError : no series, no such series, several like-sized ones, several volumes in one, missing slices,
+        tilted gantry.
     """
     with _without_warnings():  # ITK's own words for the sentence below
         ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
@@ -288,12 +297,14 @@ def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:
 
     Raises
     ------
-    InputError : a file is no slice in space, images differ at one position, slices are missing, or the gantry was tilted.
+    InputError : a file is no slice in space, images differ at one position, slices are missing, or the gantry
+        was tilted.
     """
     slices = [_read_slice(file) for file in files]
     if len(slices) < MIN_VOXELS:
         raise InputError(
-            f"The largest DICOM series in {name} has {len(slices)} file(s); a CT volume needs at least {MIN_VOXELS} slices."
+            f"The largest DICOM series in {name} has {len(slices)} file(s); a CT volume needs at least "
+            f"{MIN_VOXELS} slices."
         )
     normal = slices[0].normal
     slices = [s for s in slices if np.abs(s.normal - normal).max() < 1e-3]  # a scout lies across
@@ -320,7 +331,8 @@ def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:
 
 
 def _one_volume(slices: list[_Slice], name: str) -> list[_Slice]:
-    """The first slice at each position of sorted ones; InputError where the others there are not its copies."""
+    """The first slice at each position of sorted ones;
+    InputError where the others there are not its copies."""
     places: list[dict[str, _Slice]] = []  # at each position: instance UID -> slice
     height = -np.inf
     for item in slices:
@@ -331,21 +343,25 @@ def _one_volume(slices: list[_Slice], name: str) -> list[_Slice]:
     for place in places:
         first, *others = place.values()
         if others and not all(np.array_equal(_pixels(first.file), _pixels(s.file)) for s in others):
-            several = f"The DICOM series in {name} holds several volumes in one series ({len(place)} images at one position"
+            several = (
+                f"The DICOM series in {name} holds several volumes in one series ({len(place)} images "
+                "at one position"
+            )
             tag, counts = _phases(places)
             if tag is None:
                 raise InputError(f"{several}, as in {Path(first.file).name}); give a folder with one phase.")
             values = [f"{value} ({count} images)" for value, count in counts.items()]
             listed = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
             raise InputError(
-                f"{several}), which {tag} tells apart: {listed}; put the files of one phase into a folder of their own, "
-                f"and give that folder."
+                f"{several}), which {tag} tells apart: {listed}; put the files of one phase into a folder "
+                f"of their own, and give that folder."
             )
     return [next(iter(place.values())) for place in places]
 
 
 def _phases(places: list[dict[str, _Slice]]) -> tuple[str | None, dict[str, int]]:
-    """A tag whose every value goes with a volume of its own, and how many images each value has; or None and {}."""
+    """A tag whose every value goes with a volume of its own, and how many images each value has;
+    or None and {}."""
     for tag in PHASE_TAGS:
         stacks = [[item.phases[tag] for item in place.values()] for place in places]
         if any(len(set(values)) < len(values) for values in stacks):

@@ -1,7 +1,8 @@
 """Where the lungs are: a mask and a box, found on a coarse grid so that it takes tenths of a second.
 
-The idea: lung is air of medium density that lies inside the body. Air outside (joined to the image's border within an
-axial slice), pure gas (trachea, stomach, bowel) and small or misplaced pockets are taken away; vessels are filled in.
+The idea: lung is air of medium density that lies inside the body. Air outside (joined to the image's border
+within an axial slice), pure gas (trachea, stomach, bowel) and small or misplaced pockets are taken away;
+vessels are filled in.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Lungs:
     Attributes
     ----------
     mask : UInt8 image, 1 inside the lungs (vessels filled), on its own LPS-aligned grid of about 2 mm.
-    box : LPS mm, around the mask with a margin; at a face where the lungs leave the image it ends at the image.
+    box : LPS mm, around the mask with a margin; at a face where the lungs leave the image it ends at the
+        image.
     volume_litres : of the mask.
     notes : sentences about anything unusual (lungs cut by the image's border, one lung only).
     """
@@ -71,23 +73,24 @@ def find_lungs(image: sitk.Image, *, mask: sitk.Image | None = None, name: str =
     if not (hu[valid] < AIR_HU).any():
         low, high = np.percentile(hu[valid], [0, 100]) if valid.any() else (0, 0)
         raise NoLungError(
-            f"No lung was found in {name}: its intensities run from {low:.0f} to {high:.0f}, and lung in CT lies "
-            f"near -850 HU; give a chest CT in Hounsfield units."
+            f"No lung was found in {name}: its intensities run from {low:.0f} to {high:.0f}, and lung in "
+            f"CT lies near -850 HU; give a chest CT in Hounsfield units."
         )
     lung = _coarse_lungs(hu, valid)
     if lung is None:
         raise NoLungError(
-            f"No lung was found in {name}: no air-filled region of more than {MIN_LUNG_LITRES} litre lies inside a "
-            f"body; give a chest CT in Hounsfield units, or a lung mask."
+            f"No lung was found in {name}: no air-filled region of more than {MIN_LUNG_LITRES} litre lies "
+            f"inside a body; give a chest CT in Hounsfield units, or a lung mask."
         )
     return _describe(image, _fine_mask(image, coarse, lung), name)
 
 
 def matched_boxes(fixed: Lungs, moving: Lungs) -> tuple[Box, Box]:
-    """Own boxes of two images: each covers its lungs, and the affine map between them matches the lungs' centre and spread.
+    """Own boxes of two images: each covers its lungs,
+    and the affine map between them matches the lungs' centre and spread.
 
-    Faces alone are a poor match: a few voxels in a sulcus or at a cropped border move them (elastix_lung: 10.1 mm left
-    after mapping face to face, 4.2 mm after this).
+    Faces alone are a poor match: a few voxels in a sulcus or at a cropped border move them (elastix_lung:
+    10.1 mm left after mapping face to face, 4.2 mm after this).
     """
     (fixed_mean, fixed_sd), (moving_mean, moving_sd) = fixed.moments(), moving.moments()
     scale = np.clip(moving_sd / fixed_sd, 0.67, 1.5)
@@ -105,7 +108,8 @@ def _covering_grid(image: sitk.Image, spacing: float, box: Box | None = None) ->
 
 
 def _sample(image: sitk.Image, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """HU (z, y, x) float32 averaged onto the grid, and where the image has data (not outside, not padding)."""
+    """HU (z, y, x) float32 averaged onto the grid, and where the image has data (not outside,
+    not padding)."""
     outside = -32000.0
     factors = [
         int(max(1, min(np.floor(grid.spacing[0] / s + 1e-6), n)))
@@ -127,7 +131,8 @@ def _litres(mask: np.ndarray, spacing: float = COARSE_MM) -> float:
 
 
 def _joined_to_border_in_slice(mask: np.ndarray) -> np.ndarray:
-    """The part of ``mask`` joined to the border of its axial slice, slice by slice: lungs may leave through top and bottom."""
+    """The part of ``mask`` joined to the border of its axial slice, slice by slice:
+    lungs may leave through top and bottom."""
     structure = ndimage.generate_binary_structure(3, 1)
     structure[0] = structure[2] = False
     framed = np.pad(mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
@@ -165,7 +170,8 @@ def _coarse_lungs(hu: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
 
 
 def _lung_parts(candidate: np.ndarray, smooth: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """The components of ``candidate`` that are lung: large, of a lung's density, wrapped in tissue, not far below the others."""
+    """The components of ``candidate`` that are lung: large, of a lung's density, wrapped in tissue,
+    not far below the others."""
     labels, count = ndimage.label(candidate)
     if not count:
         return np.zeros_like(candidate)
@@ -200,8 +206,8 @@ def _lung_cut_by_the_side(
 ) -> np.ndarray:
     """Lung that is joined to the image's border because the image was cropped through it.
 
-    Air outside the body, table foam and blankets have a lung's density in places too, but only a lung is wrapped in tissue
-    and goes on in the lung that was found where the slice is closed (when any was).
+    Air outside the body, table foam and blankets have a lung's density in places too, but only a lung is
+    wrapped in tissue and goes on in the lung that was found where the slice is closed (when any was).
     """
     core = ndimage.binary_erosion(valid & ~gas & (smooth < -500), iterations=2, border_value=1)
     labels, count = ndimage.label(core)
@@ -215,7 +221,8 @@ def _lung_cut_by_the_side(
 
 
 def _even_gas(hu: np.ndarray, smooth: np.ndarray, air: np.ndarray) -> np.ndarray:
-    """Gas in stomach, bowel and airways by its evenness, with its partial-volume rim: it is not always near -1000 HU."""
+    """Gas in stomach, bowel and airways by its evenness, with its partial-volume rim:
+    it is not always near -1000 HU."""
     mean = ndimage.uniform_filter(hu, 3)
     variance = ndimage.uniform_filter(hu**2, 3) - mean**2
     core = ndimage.binary_opening((smooth < -930) & (variance < EVEN_SD_HU**2))
@@ -241,7 +248,8 @@ def _near(*parts: np.ndarray) -> np.ndarray:
 
 
 def _wrapped_in_tissue(part: np.ndarray, smooth: np.ndarray, valid: np.ndarray, reach: int = 0) -> bool:
-    """Is the region, grown by ``reach`` voxels, enclosed by tissue rather than by gas or a table's thin shell?
+    """Is the region, grown by ``reach`` voxels, enclosed by tissue rather
+    than by gas or a table's thin shell?
 
     The image's border counts as neither.
     """

@@ -12,10 +12,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> bool:
     """Let the allocator keep large blocks that were freed, for the next ones; returns whether it does.
 
-    glibc gives every large block back to the system at once and gets it anew, page by page: more than half of a training
-    iteration at 128^3 on two CPU cores went into page faults (measured: 4.1 s with, 1.8 s without). For processes of our
-    own only, which end when their work does: an application that goes on, such as Slicer, would not get the memory back.
-    Elsewhere than on Linux with glibc it changes nothing.
+    glibc gives every large block back to the system at once and gets it anew, page by page: more than half of
+    a training iteration at 128^3 on two CPU cores went into page faults (measured: 4.1 s with, 1.8 s
+    without). For processes of our own only, which end when their work does: an application that goes on, such
+    as Slicer, would not get the memory back. Elsewhere than on Linux with glibc it changes nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -73,10 +73,12 @@ def register(
     Parameters
     ----------
     fixed, moving : 3D scalar images in HU; any orientation, spacing, size and numeric type.
-    model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network, box-to-box affine only.
+    model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network,
+        box-to-box affine only.
     device : auto, cpu, cuda, cuda:N, mps.
-    lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map between the two
-        boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
+    lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map
+        between the two boxes, which matches the lungs' centre and spread; "shared": one box around both, as
+        the paper (section II-G); or a (fixed, moving) pair of ``Box``.
     refinement : None (the network alone, the paper's mode), "balanced" or "accurate" (see ``refinement/``).
     fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
     progress : called with (stage, fraction of the whole job, text).
@@ -195,7 +197,8 @@ def _boxes(
         gap = np.linalg.norm(fixed_lungs.box.centre - moving_lungs.box.centre)
         if gap > 0.5 * float(fixed_lungs.box.extent.min()):
             raise InputError(
-                f"The lungs of the two images lie {gap:.0f} mm apart, too far for one shared box; use own lung boxes."
+                f"The lungs of the two images lie {gap:.0f} mm apart, too far for one shared box; use own "
+                "lung boxes."
             )
         return "shared", both, both
     if isinstance(wanted, (tuple, list)) and len(wanted) == 2 and all(isinstance(b, Box) for b in wanted):
@@ -216,8 +219,8 @@ def _implausible(fixed_lungs: Lungs, moving_lungs: Lungs) -> list[str]:
     ratio = np.asarray(moving_lungs.box.extent) / fixed_lungs.box.extent
     if ratio.max() > 1.5 or ratio.min() < 1 / 1.5:
         return [
-            "The lung boxes of the two images differ by more than half in size: check that both show the same lungs of "
-            "one patient."
+            "The lung boxes of the two images differ by more than half in size: check that both show the "
+            "same lungs of one patient."
         ]
     return []
 
@@ -242,6 +245,7 @@ def _run_network(
         voxels = network.predict(images)
     if not np.isfinite(voxels).all():
         raise InputError(
-            "The network gave no finite field for these images; check their intensities (HU), or use another model."
+            "The network gave no finite field for these images; check their intensities (HU), or use "
+            "another model."
         )
     return voxels

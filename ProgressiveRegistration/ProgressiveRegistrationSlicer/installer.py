@@ -1,4 +1,5 @@
-"""The Python packages that registering and reports need and Slicer lacks; installed only when the user says so.
+"""The Python packages that registering and reports need and Slicer lacks;
+installed only when the user says so.
 
 Reports need no PyTorch: ``torch=False`` asks for the rest alone.
 """

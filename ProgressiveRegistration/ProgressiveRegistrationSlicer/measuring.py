@@ -121,7 +121,8 @@ class Measurement:
 
 
 def _lattice(transform, fixed: Grid) -> Grid:
-    """Where a transform is sampled: on its own lattice, so that nothing is averaged, else as the engine does."""
+    """Where a transform is sampled: on its own lattice, so that nothing is averaged,
+    else as the engine does."""
     own = mrml.own_lattice(transform)
     if own is not None:
         own = mrml.continued(own, fixed)

@@ -83,7 +83,8 @@ def pose(node, without=None) -> np.ndarray:
         if not parent.IsLinear():
             raise InputError(
                 _(
-                    "{name} is under the non-linear transform {transform}: harden it (Transforms module, Harden transform) or move the node out of it."
+                    "{name} is under the non-linear transform {transform}: harden it (Transforms module, "
+                    "Harden transform) or move the node out of it."
                 ).format(name=node.GetName(), transform=parent.GetName())
             )
         matrix = vtk.vtkMatrix4x4()
@@ -96,7 +97,8 @@ def pose(node, without=None) -> np.ndarray:
 
 
 def check_volume(node, without=None) -> None:
-    """InputError unless the volume can be registered: voxels, one component, 3D, a linear pose (see ``pose``)."""
+    """InputError unless the volume can be registered: voxels, one component, 3D,
+    a linear pose (see ``pose``)."""
     image = node.GetImageData()
     if image is None or 0 in image.GetDimensions():
         raise InputError(

@@ -46,7 +46,8 @@ def _placed(node, i: int) -> bool:
 
 
 def _to_world(node, without) -> vtk.vtkGeneralTransform:
-    """Local RAS -> world RAS with the parents' transforms below ``without``, registration results left out."""
+    """Local RAS -> world RAS with the parents' transforms below ``without``,
+    registration results left out."""
     general = vtk.vtkGeneralTransform()
     general.PostMultiply()
     for parent in parents(node):
@@ -265,7 +266,8 @@ def _along(start: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 
 def show_error_model(model_node, largest: float) -> None:
-    """Colour the error model from cyan (0) over yellow to red (``largest`` mm), in 3D and in the slice views."""
+    """Colour the error model from cyan (0) over yellow to red (``largest`` mm),
+    in 3D and in the slice views."""
     model_node.CreateDefaultDisplayNodes()
     display = model_node.GetDisplayNode()
     display.SetActiveScalarName(SCALAR)

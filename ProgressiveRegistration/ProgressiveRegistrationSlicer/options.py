@@ -27,7 +27,8 @@ def model_entries() -> list:
 
 
 def models() -> list:
-    """The cards of the installed models; none where the engine's packages are missing or a card is damaged."""
+    """The cards of the installed models; none where the engine's packages
+    are missing or a card is damaged."""
     if not load_torch():
         return []
     try:

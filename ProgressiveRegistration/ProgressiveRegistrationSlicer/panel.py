@@ -159,8 +159,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.update()
 
     def _parameterWidgets(self) -> dict:
-        """The widgets by the parameter that the .ui ties them to. Slicer's ``connectGui(self.ui)`` finds the same
-        but does not return the tag that ``disconnectGui`` needs (Slicer issue 7547)."""
+        """The widgets by the parameter that the .ui ties them to. Slicer's ``connectGui(self.ui)`` finds the
+        same but does not return the tag that ``disconnectGui`` needs (Slicer issue 7547)."""
         named = ((widget.property("SlicerParameterName"), widget) for widget in vars(self.ui).values())
         return {name: widget for name, widget in named if name}
 
@@ -269,7 +269,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.fusion.set_opacity(p.fusionOpacity)
 
     def _alignedVolume(self):
-        """The moving volume; where the latest registration made no transform to put it under, the registered one."""
+        """The moving volume; where the latest registration made no transform to put it under,
+        the registered one."""
         p = self._parameterNode
         result = self._results[-1][0] if self._results else None
         if result is None or result.transform is not None or result.warped is None:

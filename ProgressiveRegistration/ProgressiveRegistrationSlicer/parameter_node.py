@@ -1,7 +1,8 @@
 """The module's state: what the user chose, saved with the scene."""
 
 # No "from __future__ import annotations" here: the wrapper evaluates these annotations itself.
-# A union of nodes must name None, or Slicer refuses to open the module: None is what "none chosen" is written as.
+# A union of nodes must name None, or Slicer refuses to open the module: None is what "none chosen" is written
+# as.
 from typing import Annotated, Union
 
 from slicer import (

@@ -20,8 +20,8 @@ _collect_again = False
 
 
 def _hold_garbage(task) -> None:
-    """Python's cyclic garbage collector runs in whatever thread allocates. In the worker it could destroy Qt and VTK
-    objects, which belong to the main thread: while a worker runs, only ``poll`` collects."""
+    """Python's cyclic garbage collector runs in whatever thread allocates. In the worker it could destroy Qt
+    and VTK objects, which belong to the main thread: while a worker runs, only ``poll`` collects."""
     global _collect_again
     if not _living:
         _collect_again = gc.isenabled()

@@ -3,7 +3,8 @@
     Slicer --no-splash --no-main-window --python-script register_pairs.py -- PAIRS.csv -o OUT
     python register_pairs.py PAIRS.csv -o OUT
 
-The same as ``progressive-registration batch PAIRS.csv -o OUT``, options, files and exit codes included; ``--help`` tells them.
+The same as ``progressive-registration batch PAIRS.csv -o OUT``, options, files and exit codes included;
+``--help`` tells them.
 """
 
 from __future__ import annotations

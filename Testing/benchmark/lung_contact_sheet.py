@@ -68,7 +68,8 @@ def main() -> int:
                 continue
             seconds = time.perf_counter() - start
             print(
-                f"{name:32s} {lungs.volume_litres:5.2f} l {seconds:5.2f} s  {lungs.box.extent.round()} {lungs.notes}",
+                f"{name:32s} {lungs.volume_litres:5.2f} l {seconds:5.2f} s  {lungs.box.extent.round()} "
+                f"{lungs.notes}",
                 flush=True,
             )
             cells.append((scan, lungs, f"{name}\n{lungs.volume_litres:.2f} l"))

@@ -187,7 +187,8 @@ def cuts(image: sitk.Image, reference: sitk.Image | None = None) -> list[tuple[n
 
 
 def sheet(output: Path, seeds: int) -> None:
-    """Five seeds, inhale, exhale and difference, coronal, axial and sagittal, and a real scan in the first row."""
+    """Five seeds, inhale, exhale and difference, coronal, axial and sagittal,
+    and a real scan in the first row."""
     fig, axes = plt.subplots(seeds + 1, 9, figsize=(9 * 3.2, (seeds + 1) * 3.0))
     fig.patch.set_facecolor("black")
     for axis in axes.ravel():

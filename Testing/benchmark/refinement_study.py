@@ -1,15 +1,16 @@
 """What the refinement reaches, and what its settings are worth: the tables of REFINEMENT.md.
 
-    python Testing/benchmark/refinement_study.py real          # elastix_lung: both frames, both directions, by preset
-    python Testing/benchmark/refinement_study.py phantoms      # error against exact truth by diaphragm motion
-    python Testing/benchmark/refinement_study.py consistency   # opentps_4dct 20 <-> 60: folding, inverse consistency
-    python Testing/benchmark/refinement_study.py trust         # identical scans, and two different patients
-    python Testing/benchmark/refinement_study.py sensitivity   # each main setting halved and doubled
-    python Testing/benchmark/refinement_study.py cost          # seconds by stage, peak memory
-    python Testing/benchmark/refinement_study.py curve --rows network.csv boxes.csv --figure curve.png
+    python Testing/benchmark/refinement_study.py real          # elastix_lung: both frames, both directions,
+    by preset python Testing/benchmark/refinement_study.py phantoms      # error against exact truth by
+    diaphragm motion python Testing/benchmark/refinement_study.py consistency   # opentps_4dct 20 <-> 60:
+    folding, inverse consistency python Testing/benchmark/refinement_study.py trust         # identical scans,
+    and two different patients python Testing/benchmark/refinement_study.py sensitivity   # each main setting
+    halved and doubled python Testing/benchmark/refinement_study.py cost          # seconds by stage, peak
+    memory python Testing/benchmark/refinement_study.py curve --rows network.csv boxes.csv --figure curve.png
 
-``--model none`` starts from the box-to-box affine, ``--model zero`` from no map at all, a name or a card's path from a network.
-Seconds are CPU seconds of this process (with ``--threads 1`` they compare across a busy machine). Rows go to standard output as CSV.
+``--model none`` starts from the box-to-box affine, ``--model zero`` from no map at all, a name or a card's
+path from a network. Seconds are CPU seconds of this process (with ``--threads 1`` they compare across a busy
+machine). Rows go to standard output as CSV.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ class ThereAndBack:
         self.name, self.starts = name, (first, second)
 
     def row(self, label: str, settings: Settings) -> list:
-        """As ``Start.row``; the error is |T21(T12(x)) - x| in the first image's lungs, the seconds are one direction's."""
+        """As ``Start.row``; the error is |T21(T12(x)) - x| in the first image's lungs,
+        the seconds are one direction's."""
         (there, _, a), (back, _, b) = (start.refined(settings) for start in self.starts)
         gap = inverse_consistency(there, back, self.starts[0].mask)
         folds = max(start.folded(field) for start, field in zip(self.starts, (there, back)))

@@ -1,4 +1,5 @@
-"""A batch on worker processes: Dask's scheduler and workers as they are started on a cluster, and what is killed in the middle."""
+"""A batch on worker processes: Dask's scheduler and workers as they are started on a cluster,
+and what is killed in the middle."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def test_warping_equals_itks_resampling_with_the_written_transform(tmp_path, end
     expected = sitk.Resample(moving, reference, transform, sitk.sitkLinear, -1024.0)
     warped = field.warp_image(moving, reference, default=-1024)
     difference = sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(expected)
-    # float32 displacements move a point by some 1e-5 mm, the values by as much of a gradient; a face of the moving image
-    # may then be missed by single voxels
+    # float32 displacements move a point by some 1e-5 mm, the values by as much of a gradient; a face of the
+    # moving image may then be missed by single voxels
     assert np.quantile(np.abs(difference), 0.999) < 0.05
 
 

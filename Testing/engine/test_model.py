@@ -84,7 +84,8 @@ def test_folding_batch_norm_changes_nothing():
 
 
 def test_the_network_is_equivariant_to_shifts_by_its_coarsest_cell():
-    """No half-voxel shift between levels: moving both images by one coarsest cell moves the field by as much."""
+    """No half-voxel shift between levels: moving both images by one
+    coarsest cell moves the field by as much."""
     network = fold_batch_norm(trained_like())
     x = torch.zeros(1, 2, 48, 48, 48)
     x[:, :, 18:26, 18:26, 18:26] = torch.rand(1, 2, 8, 8, 8)
@@ -155,7 +156,8 @@ def test_devices_that_are_not_there_are_named(stored, device, sentence):
 
 
 def test_a_gpu_without_memory_hands_over_to_the_cpu_and_says_so(stored, monkeypatch):
-    """There is no GPU here: a network that raises what CUDA raises, on a device of another type, stands in for it."""
+    """There is no GPU here: a network that raises what CUDA raises, on a device of another type,
+    stands in for it."""
     loaded = load_model("test", "cpu")
     x = torch.rand(1, 2, 16, 16, 16)
     expected = loaded.predict(x)
@@ -173,7 +175,8 @@ def test_a_gpu_without_memory_hands_over_to_the_cpu_and_says_so(stored, monkeypa
 
 
 def test_weights_travel_in_the_wheel(tmp_path):
-    """Cards and weights of Resources/Models lie beside the package in an installed wheel, and are found there."""
+    """Cards and weights of Resources/Models lie beside the package in an installed wheel,
+    and are found there."""
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
     wheel = next(tmp_path.glob("*.whl"))

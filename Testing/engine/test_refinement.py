@@ -1,4 +1,5 @@
-"""Refinement on a made-up pair whose motion is an analytic function, so that truth is exact at every point."""
+"""Refinement on a made-up pair whose motion is an analytic function,
+so that truth is exact at every point."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ def refined(pair) -> tuple[DisplacementField, list]:
     return field, steps
 
 
-# ---- accuracy -----------------------------------------------------------------------------------------------------------
+# ---- accuracy ----------------------------------------------------------------------------------------------
 
 
 def test_a_known_motion_is_recovered_without_folding(pair, refined):
@@ -174,7 +175,7 @@ def test_presets_are_ordered_by_effort():
     assert effort["accurate"] > 1.5 * effort["balanced"]
 
 
-# ---- the field's shape --------------------------------------------------------------------------------------------------
+# ---- the field's shape -------------------------------------------------------------------------------------
 
 
 def test_the_map_outside_is_kept_and_met_without_a_jump(pair, refined):
@@ -222,7 +223,7 @@ def test_subdivision_keeps_what_is_linear():
     assert np.allclose(subdivided(line).numpy(), expected, atol=1e-6)
 
 
-# ---- what it tells ------------------------------------------------------------------------------------------------------
+# ---- what it tells -----------------------------------------------------------------------------------------
 
 
 def test_every_stage_reports_its_terms(refined):
@@ -282,7 +283,7 @@ def test_a_stop_is_heard_at_the_next_iteration(pair):
     assert len(seen) == 5
 
 
-# ---- what cannot be refined ---------------------------------------------------------------------------------------------
+# ---- what cannot be refined --------------------------------------------------------------------------------
 
 
 def test_the_field_meets_its_outer_map_wherever_the_lungs_lie(pair):
@@ -366,7 +367,7 @@ def test_bad_input_is_refused_in_one_sentence(pair):
             refine(pair.fixed, pair.moving, **options)
 
 
-# ---- parts --------------------------------------------------------------------------------------------------------------
+# ---- parts -------------------------------------------------------------------------------------------------
 
 
 def test_features_are_those_of_the_definition():

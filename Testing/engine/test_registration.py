@@ -106,7 +106,8 @@ def test_the_shipped_network_does_not_fold_in_the_air_around_the_body():
 
 
 def test_storage_does_not_matter(chest):
-    """Flipped, turned, re-spaced, cropped, shifted in type: the network sees the same, and the field is the same."""
+    """Flipped, turned, re-spaced, cropped, shifted in type: the network sees the same,
+    and the field is the same."""
     plain = KnownNetwork()
     reference = register(chest, chest, model=plain)
     finer = Grid.from_image(chest).with_spacing((2.5, 3.0, 2.5)).resample(chest, default=-1000)
@@ -134,7 +135,8 @@ def test_storage_does_not_matter(chest):
 
 
 def test_a_known_affine_and_b_spline_are_recovered_by_composing_known_fields(chest):
-    """Geometry only: the pair is made with ITK, the network is replaced by the true field in voxels of the boxes."""
+    """Geometry only: the pair is made with ITK, the network is replaced by
+    the true field in voxels of the boxes."""
     affine = sitk.AffineTransform(3)
     affine.SetMatrix((1.05, 0.02, 0, -0.01, 0.97, 0.03, 0, 0.01, 1.08))
     centre = Grid.from_image(chest).corners().mean(0)

@@ -1,4 +1,5 @@
-"""The script that registers pairs inside Slicer: run as the application runs it, on the stand-in application, and by plain Python."""
+"""The script that registers pairs inside Slicer: run as the application runs it,
+on the stand-in application, and by plain Python."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from batch_helpers import ENGINE, HERE, options, statuses, write_table
 from small_pair import write_small_pair
 
 SCRIPT = ENGINE / "Scripts" / "register_pairs.py"
-# What "Slicer --no-main-window --python-script" does: the application is there, the script is executed as __main__ with
-# the arguments that follow it, and slicer.util.exit asks the application for an exit code.
+# What "Slicer --no-main-window --python-script" does: the application is there, the script is executed as
+# __main__ with the arguments that follow it, and slicer.util.exit asks the application for an exit code.
 APPLICATION = """
 import runpy, sys
 from types import SimpleNamespace
@@ -118,7 +119,8 @@ import multiprocessing.spawn, os, runpy, sys
 os.environ["PATH"] = {str(tmp_path)!r}
 module = runpy.run_path({str(SCRIPT)!r})
 module["prepare_workers"]()
-print(os.fsdecode(multiprocessing.spawn.get_executable()), os.environ["PYTHONPATH"].split(os.pathsep)[0], sep="|")
+path = os.environ["PYTHONPATH"].split(os.pathsep)[0]
+print(os.fsdecode(multiprocessing.spawn.get_executable()), path, sep="|")
 """
     python = tmp_path / "PythonSlicer"
     python.write_text("#!/bin/sh\n")

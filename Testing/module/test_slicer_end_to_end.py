@@ -21,7 +21,8 @@ SUSPECT = "35"
 
 
 def load_pair(folder, moving="followup"):
-    """Volumes by Slicer's own reader, landmarks of the CSV; in the scanner frame the pair lies 35 mm apart."""
+    """Volumes by Slicer's own reader, landmarks of the CSV;
+    in the scanner frame the pair lies 35 mm apart."""
     nodes = [slicer.util.loadVolume(str(folder / f"{name}.nrrd")) for name in ("baseline", moving)]
     for columns in ("baseline", moving):
         landmarks = read_landmarks(folder / "landmarks51_lps_mm.csv", columns=columns).without([SUSPECT])

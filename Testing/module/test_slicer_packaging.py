@@ -1,4 +1,5 @@
-"""What the extension ships: file lists, the form, catalog entries, icons, Python versions; CMake runs if it is here."""
+"""What the extension ships: file lists, the form, catalog entries, icons, Python versions;
+CMake runs if it is here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The module's panel over PySide6 on the real MRML: states, running, cancelling, live landmark errors, fusion."""
+"""The module's panel over PySide6 on the real MRML: states, running, cancelling, live landmark errors,
+fusion."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import weakref
 import slicer
 import vtk
 
-# Wrappers that were tied to a GUI. Slicer's observer above keeps them too; once Python's garbage collector has
-# cleared such a cycle through a VTK object, the next event crashes.
+# Wrappers that were tied to a GUI. Slicer's observer above keeps them too; once Python's garbage collector
+# has cleared such a cycle through a VTK object, the next event crashes.
 _kept: list = []
 
 
@@ -220,8 +220,9 @@ def parameterNodeWrapper(cls):
             if not parameter.is_in(parameterNode):
                 parameter.write(parameterNode, parameter.default)
         refresh(self)
-        # A strong reference from the observer would close a cycle through the VTK object; once Python's garbage
-        # collector has cleared that, the next event crashes. Slicer's own wrapper uses a weak one too.
+        # A strong reference from the observer would close a cycle through the VTK object; once Python's
+        # garbage collector has cleared that, the next event crashes. Slicer's own wrapper uses a weak one
+        # too.
         weak = weakref.ref(self)
         self._tag = parameterNode.AddObserver(
             vtk.vtkCommand.ModifiedEvent, lambda *_: weak() and refresh(weak())

@@ -21,9 +21,11 @@ _application = None
 
 
 def _keep_constants_alive() -> None:
-    """PySide6 6.12 takes a reference from None or True in every call that returns them (measured on Python 3.11).
+    """PySide6 6.12 takes a reference from None or True in every call that
+    returns them (measured on Python 3.11).
 
-    From Python 3.12 on they are immortal and that does no harm; before, a few ten thousand calls end in a crash.
+    From Python 3.12 on they are immortal and that does no harm; before, a few ten thousand calls end in a
+    crash.
     """
     if sys.version_info < (3, 12):
         for constant in (None, True, False):

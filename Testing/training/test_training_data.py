@@ -1,4 +1,5 @@
-"""Finding scans: a real DICOM series, trees built from it as TCIA serves LIDC-IDRI, and folders of volumes."""
+"""Finding scans: a real DICOM series, trees built from it as TCIA serves LIDC-IDRI,
+and folders of volumes."""
 
 from __future__ import annotations
 

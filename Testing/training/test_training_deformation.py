@@ -46,7 +46,8 @@ def test_t2_is_t21_after_t22_as_gryds_composes_them():
     reference = GrydsDeformation(deformation.t1, deformation.t21, deformation.t22).t2_field(lattice)
     swapped = GrydsDeformation(deformation.t1, deformation.t22, deformation.t21).t2_field(lattice)
     error = (deformation.t2_field(lattice) - reference).abs()
-    # T2,1 is looked up trilinearly at T2,2(x), two fine voxels apart: not exact, and far from the other order.
+    # T2,1 is looked up trilinearly at T2,2(x), two fine voxels apart: not exact, and far from the other
+    # order.
     assert error.max() < 0.1
     assert error.mean() < 0.02
     assert (swapped - reference).abs().max() > 1.0

@@ -193,7 +193,7 @@ def test_what_is_done_without_a_network_is_done_on_the_device_asked_for(folder):
         evaluate(pairs[1:], {"affine": "none"}, device="abacus", report=lambda _: None)
 
 
-# Runs ---------------------------------------------------------------------------------------------------------------
+# Runs -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from ProgressiveRegistrationLib.errors import InputError
 
 
 def made_up_result(name="1", seed=0, count=60) -> PairResult:
-    """A pair whose second method is nearly right and whose first sees half of the motion; a blob as picture."""
+    """A pair whose second method is nearly right and whose first sees half of the motion;
+    a blob as picture."""
     rng = np.random.default_rng(seed)
     fixed = rng.uniform(-100, 100, (count, 3))
     true = rng.normal(0, 1, (count, 3)) * (2, 4, 6) + (0, 3, 8)

@@ -196,7 +196,8 @@ def test_a_carried_level_begins_with_the_field_of_the_level_below(level):
 
 
 def test_a_grown_levels_pooled_maps_look_to_the_layers_below_like_those_they_replace():
-    """Otherwise layers that normalise by running averages amplify them: 60 mm of error in mid-transition, measured."""
+    """Otherwise layers that normalise by running averages amplify them: 60 mm of error in mid-transition,
+    measured."""
     net = ProgressiveUNet(width=4, seed=3).train()
     generator = torch.Generator().manual_seed(4)
     # Sparse and small, as gradient magnitudes are.

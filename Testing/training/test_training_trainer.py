@@ -500,7 +500,8 @@ BASELINE_TO_5 = {"plateau": None, "transition": None, "baseline": True, "iterati
 
 
 def test_export_states_the_scans_and_the_steps_that_were_trained_not_those_described(place, tmp_path):
-    """Three iterations at 8^3 on one chest, then two at 128^3 on another, in a run that describes one chest."""
+    """Three iterations at 8^3 on one chest, then two at 128^3 on another,
+    in a run that describes one chest."""
     trainer(place, "coarse").run(until=3)
     found = checkpoint.checkpoints(place / "runs" / "coarse" / "checkpoints")[-1]
     (place / "more").mkdir()

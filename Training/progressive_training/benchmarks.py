@@ -1,7 +1,9 @@
-"""Pairs with landmarks to test on: DIR-Lab 4DCT, DIR-Lab COPDgene, POPI and CREATIS as distributed, CSV lists, phantoms.
+"""Pairs with landmarks to test on: DIR-Lab 4DCT, DIR-Lab COPDgene, POPI and CREATIS as distributed,
+CSV lists, phantoms.
 
-Files are recognised by their names, wherever below the folder they lie and whatever their case. Every pair comes out in
-LPS mm. The fixed image is the inhale one (the phantoms': the exhale one); ``swapped`` exchanges the roles.
+Files are recognised by their names, wherever below the folder they lie and whatever their case. Every pair
+comes out in LPS mm. The fixed image is the inhale one (the phantoms': the exhale one); ``swapped`` exchanges
+the roles.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ DIRLAB_COPDGENE = {
     9: ((512, 512, 116), (0.664, 0.664, 2.5)),
     10: ((512, 512, 135), (0.742, 0.742, 2.5)),
 }
-# CREATIS: the folders in the order of the published table; the exhale phase is 60 for the first, 50 for the others.
+# CREATIS: the folders in the order of the published table; the exhale phase is 60 for the first, 50 for the
+# others.
 CREATIS = ("bl", "ng", "dx", "gt", "mm2", "bh")
 POPI_PHASES = ("10", "60")  # end-inhale and end-exhale: these give the paper's 6.29 mm before registration
 
@@ -55,7 +58,8 @@ PADDING_HU = -2048
 
 @dataclass(frozen=True)
 class PairData:
-    """A pair in memory. Points (n, 3) LPS mm, row for row the same anatomy; masks > 0 in the lungs, or None."""
+    """A pair in memory. Points (n, 3) LPS mm, row for row the same anatomy; masks > 0 in the lungs,
+    or None."""
 
     fixed: sitk.Image
     moving: sitk.Image
@@ -90,8 +94,8 @@ class LandmarkPair:
 def read_raw(path: Path, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> sitk.Image:
     """A DIR-Lab file: int16, little-endian, HU + 1024, slices from head to feet -> HU in LPS, feet first.
 
-    Voxel (x, y, z) of the file is voxel (x, y, size_z - 1 - z) of the image. What lies outside the scanner's field
-    (-2000 in the file) becomes -2048 HU.
+    Voxel (x, y, z) of the file is voxel (x, y, size_z - 1 - z) of the image. What lies outside the scanner's
+    field (-2000 in the file) becomes -2048 HU.
 
     Raises
     ------
@@ -104,15 +108,16 @@ def read_raw(path: Path, size: tuple[int, int, int], spacing: tuple[float, float
         raise InputError(f"The image {path} cannot be read: {error.strerror}.") from error
     if found != expected:
         raise InputError(
-            f"The image {path} has {found} bytes, but {' x '.join(map(str, size))} voxels of two bytes are {expected}: "
-            "unpack it again, and do not rename the cases."
+            f"The image {path} has {found} bytes, but {' x '.join(map(str, size))} voxels of two bytes are "
+            f"{expected}: unpack it again, and do not rename the cases."
         )
     raw = np.fromfile(path, "<i2").reshape(size[::-1])
     padding = raw <= RAW_PADDING
     impossible = np.count_nonzero((raw < -100) & ~padding)
     if impossible > 0.05 * max(1, np.count_nonzero(~padding)):
         raise InputError(
-            f"The image {path} does not hold HU + 1024: much of it would be below -1124 HU; use the file as distributed."
+            f"The image {path} does not hold HU + 1024: much of it would be below -1124 HU; use the file as "
+            "distributed."
         )
     hu = raw.astype(np.int32) - RAW_OFFSET
     hu[padding] = PADDING_HU
@@ -232,8 +237,8 @@ def _mhd_pair(files: list[Path]) -> PairData:
 def popi(folder: Path, phases: tuple[str, str] = POPI_PHASES) -> tuple[list[LandmarkPair], list[str]]:
     """The POPI-model: ``10-P.mhd`` (and ``.raw``) and ``10-Landmarks.pts``, mm in the frame of the ``.mhd``.
 
-    Its frame is taken as LPS: z grows to the head (on breathing out, z of the landmarks grows), and the landmarks with
-    large y move most along the body, as behind in DIR-Lab.
+    Its frame is taken as LPS: z grows to the head (on breathing out, z of the landmarks grows), and the
+    landmarks with large y move most along the body, as behind in DIR-Lab.
     """
     images = _index(folder, r"(\d\d)-p\.mhd")
     points = _index(folder, r"(\d\d)-landmarks\.(?:pts|txt)")
@@ -244,8 +249,8 @@ def popi(folder: Path, phases: tuple[str, str] = POPI_PHASES) -> tuple[list[Land
 def creatis(folder: Path) -> tuple[list[LandmarkPair], list[str]]:
     """The six CREATIS patients: ``bl/mhd/00.mhd``, ``bl/pts/00.pts`` and so on, as served from ``MedPhys11``.
 
-    Inhale is phase 00; exhale is the published reference phase: 60 for ``bl``, 50 for the others. The points are in the
-    frame of the ``.mhd`` files, not of the DICOM ones.
+    Inhale is phase 00; exhale is the published reference phase: 60 for ``bl``, 50 for the others. The points
+    are in the frame of the ``.mhd`` files, not of the DICOM ones.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} with test images.")
@@ -272,10 +277,11 @@ CSV_EXTRA = ("fixed_mask", "moving_mask", "id", "exclude")
 
 
 def csv_pairs(path: Path) -> tuple[list[LandmarkPair], list[str]]:
-    """A list of pairs: columns fixed, moving, fixed_landmarks, moving_landmarks, and fixed_mask, moving_mask, id, exclude.
+    """A list of pairs: columns fixed, moving, fixed_landmarks, moving_landmarks, and fixed_mask,
+    moving_mask, id, exclude.
 
-    Paths are relative to the CSV. ``points.csv#baseline`` reads the columns ``baseline_x_lps`` ... of a CSV with several
-    point sets. ``exclude``: labels of landmarks to leave out, separated by spaces.
+    Paths are relative to the CSV. ``points.csv#baseline`` reads the columns ``baseline_x_lps`` ... of a CSV
+    with several point sets. ``exclude``: labels of landmarks to leave out, separated by spaces.
     """
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
@@ -285,7 +291,8 @@ def csv_pairs(path: Path) -> tuple[list[LandmarkPair], list[str]]:
     missing = [c for c in CSV_COLUMNS if c not in columns]
     if missing:
         raise InputError(
-            f"The list of pairs {path} needs rows and the columns {', '.join(CSV_COLUMNS)}; missing: {', '.join(missing)}."
+            f"The list of pairs {path} needs rows and the columns {', '.join(CSV_COLUMNS)}; missing: "
+            f"{', '.join(missing)}."
         )
     unknown = [str(c) for c in columns if c not in CSV_COLUMNS + CSV_EXTRA]
     if unknown:

@@ -1,7 +1,7 @@
 """Compact volumes: what a scan keeps for training, prepared once and stored beside the runs.
 
-A scan becomes an int16 volume of about 1.5 mm around the lungs, coarse masks (both lungs, left lung, right lung, body,
-bore) and a JSON file. No pickle: ``.npy`` files are read with ``allow_pickle=False``.
+A scan becomes an int16 volume of about 1.5 mm around the lungs, coarse masks (both lungs, left lung, right
+lung, body, bore) and a JSON file. No pickle: ``.npy`` files are read with ``allow_pickle=False``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def sides(lung: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def body(hu: np.ndarray, lung: np.ndarray) -> np.ndarray:
-    """The patient in a (z, y, x) volume in HU: the largest dense part, filled slice by slice, and the lungs."""
+    """The patient in a (z, y, x) volume in HU: the largest dense part, filled slice by slice,
+    and the lungs."""
     dense = ndimage.binary_opening(hu > -500)
     labels, count = ndimage.label(dense)
     if count:
@@ -86,7 +87,8 @@ def body(hu: np.ndarray, lung: np.ndarray) -> np.ndarray:
 
 
 def bore(image: sitk.Image, grid: Grid) -> np.ndarray:
-    """The paper's circular mask: a radius of 250/256 of half the slice, about the slice's centre (section II-F)."""
+    """The paper's circular mask: a radius of 250/256 of half the slice,
+    about the slice's centre (section II-F)."""
     source = Grid.from_image(image)
     index = source.world_to_index(grid.points().reshape(-1, 3)).reshape(*grid.shape, 3)
     half = np.asarray(source.size[:2]) / 2
@@ -204,7 +206,8 @@ class ScanStore:
                 self._memory[index] = load(self.folders[index], self.window)
             except (OSError, ValueError, KeyError) as error:
                 raise ProgressiveRegistrationError(
-                    f"The prepared scan in {self.folders[index]} cannot be read ({error}): delete that folder."
+                    f"The prepared scan in {self.folders[index]} cannot be read ({error}): delete "
+                    "that folder."
                 ) from error
         self._memory.move_to_end(index)
         while len(self._memory) > 1 and sum(s.bytes for s in self._memory.values()) > self.limit:

@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file with the weights, their average and the optimiser's state; no pickle.
 
-The scalars (iteration, architecture, ...) are JSON in the file's metadata, so that a checkpoint is replaced whole.
+The scalars (iteration, architecture, ...) are JSON in the file's metadata, so that a checkpoint is replaced
+whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ PREFIX = "iteration-"
 
 
 def save(path: Path, groups: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-    """Write tensors by group, and JSON-able ``state``; whole or not at all, in a folder that is made. Raises OutputError."""
+    """Write tensors by group, and JSON-able ``state``; whole or not at all, in a folder that is made.
+    Raises OutputError."""
     make_folder(path.parent)
     tensors = {
         f"{group}/{name}": t.detach().cpu().contiguous().clone()
@@ -87,6 +89,6 @@ def check_architecture(state: dict[str, Any], wanted: dict[str, Any], path: Path
     different = [f"{k} {found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v]
     if different:
         raise ModelError(
-            f"The checkpoint {path} is of another architecture ({', '.join(different)}): change the configuration or "
-            "start a run under another name."
+            f"The checkpoint {path} is of another architecture ({', '.join(different)}): change the "
+            "configuration or start a run under another name."
         )

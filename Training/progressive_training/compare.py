@@ -1,8 +1,8 @@
 """A study of variants: several small runs in step, on the same samples and the same initial weights.
 
-As in the paper (section III) the networks train in parallel: every sample is made once and shown to all variants that ask
-for the same one. What a variant costs is counted in floating-point operations, so that "equal compute" does not depend
-on what else the machine does.
+As in the paper (section III) the networks train in parallel: every sample is made once and shown to all
+variants that ask for the same one. What a variant costs is counted in floating-point operations, so that
+"equal compute" does not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from .trainer import Trainer, TrainingStopped
 
 @dataclass(frozen=True)
 class Variant:
-    """One run of a study. ``against``: the variant that it is compared with. ``question``: what it answers."""
+    """One run of a study. ``against``: the variant that it is compared with. ``question``:
+    what it answers."""
 
     name: str
     config: Config
@@ -55,11 +56,12 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_study(path: Path) -> tuple[list[Variant], int]:
-    """A YAML file: ``base``, a configuration, and ``variants``: name -> {question, against, equal_compute_to, changes}.
+    """A YAML file: ``base``, a configuration, and ``variants``: name -> {question, against,
+    equal_compute_to, changes}.
 
-    ``equal_compute_to``: train for as many iterations as cost what the named variant costs. ``size``: side of the
-    networks' grid, 128 or, to save time, 64 or 32; displacements keep the unit of the 128 grid, so such networks are
-    for comparison only and cannot be exported. ``pool``: see ``run_study``.
+    ``equal_compute_to``: train for as many iterations as cost what the named variant costs. ``size``: side of
+    the networks' grid, 128 or, to save time, 64 or 32; displacements keep the unit of the 128 grid, so such
+    networks are for comparison only and cannot be exported. ``pool``: see ``run_study``.
 
     Returns
     -------
@@ -101,7 +103,8 @@ def read_study(path: Path) -> tuple[list[Variant], int]:
 
 
 def level_cost(config: Config) -> list[float]:
-    """Floating-point operations of one training iteration at each level, coarsest first; forward and backward."""
+    """Floating-point operations of one training iteration at each level, coarsest first;
+    forward and backward."""
     return list(_level_cost(config.network))
 
 
@@ -132,7 +135,8 @@ def total_cost(config: Config, iterations: int | None = None) -> float:
 
 
 def equal_compute(variant: Variant, other: Variant) -> Variant:
-    """The variant with as many iterations as cost what ``other`` costs; for a schedule of one level (baseline)."""
+    """The variant with as many iterations as cost what ``other`` costs;
+    for a schedule of one level (baseline)."""
     schedule = variant.config.build_schedule()
     if not schedule.is_baseline:
         raise InputError(f"The variant {variant.name} must be a baseline to be cut to equal compute.")
@@ -211,7 +215,8 @@ class _Runner:
 class _Samples:
     """Each sample is made once for all variants with the same sampling.
 
-    ``size`` : side of the networks' grid. ``pool`` : how many samples there are, seen in turn; 0: a new one every time.
+    ``size`` : side of the networks' grid. ``pool`` : how many samples there are, seen in turn; 0: a new one
+    every time.
     """
 
     def __init__(self, size: int, pool: int = 0) -> None:
@@ -220,7 +225,8 @@ class _Samples:
         self.seconds = 0.0
 
     def get(self, stream: SampleStream, t: int, side: int) -> Sample:
-        """Sample ``t`` with its truth at ``side``; for networks up to 32^3 the trainer's own (means of means)."""
+        """Sample ``t`` with its truth at ``side``;
+        for networks up to 32^3 the trainer's own (means of means)."""
         number = t % self.pool if self.pool else t
         pooled = image_side(self.size) == 64
         made_at = self.size if pooled else side
@@ -262,8 +268,8 @@ def run_study(variants: list[Variant], pool: int = 0, report: Callable[[str], No
 
     ``pool``: how many samples there are, seen in turn; 0: a new one in every iteration.
 
-    ``validation.every`` and ``validation.samples`` of each variant say when its learning curve is taken, and on how many
-    deformations of each held-out scan the last errors are.
+    ``validation.every`` and ``validation.samples`` of each variant say when its learning curve is taken, and
+    on how many deformations of each held-out scan the last errors are.
     """
     if not variants:
         raise InputError("The study has no variants.")
@@ -343,7 +349,8 @@ def measure(runners: list[_Runner], sample_seconds: float) -> dict:
 
 
 def study_table(result: dict) -> str:
-    """The study's figures as a Markdown table; the pairs' tests are over landmarks, which are not independent."""
+    """The study's figures as a Markdown table; the pairs' tests are over landmarks,
+    which are not independent."""
     pairs = list(result["before_mm"])
     head = ["Variant", "Iterations", "TFLOP", "Held-out error (mm)"]
     head += [f"TRE {p} (mm)" for p in pairs] + ["Against", "Difference (mm)", "W, p (one-sided)"]

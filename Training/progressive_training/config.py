@@ -22,10 +22,11 @@ from .schedule import LearningRate, Schedule
 
 @dataclass(frozen=True)
 class Data:
-    """Folders are relative to the configuration file. ``train``, ``validation``: LIDC-IDRI trees or volume folders.
+    """Folders are relative to the configuration file. ``train``, ``validation``:
+    LIDC-IDRI trees or volume folders.
 
-    ``hold_out``: about this share of the patients of ``train`` is kept for validation, see ``dataset.is_held_out``.
-    ``training_data``: list of {name, licence, scans}, for the model card.
+    ``hold_out``: about this share of the patients of ``train`` is kept for validation, see
+    ``dataset.is_held_out``. ``training_data``: list of {name, licence, scans}, for the model card.
     """
 
     train: tuple[str, ...] = ()
@@ -52,9 +53,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Phases:
-    """One way of writing the schedule: ``baseline``; ``plateau`` and ``transition`` per level; or eq. 2's tau, Delta, delta.
+    """One way of writing the schedule: ``baseline``; ``plateau`` and ``transition`` per level; or eq.
+    2's tau, Delta, delta.
 
-    ``Delta`` and ``delta`` may be single numbers (then tau follows the paper) or lists. ``iterations``: when training ends.
+    ``Delta`` and ``delta`` may be single numbers (then tau follows the paper) or lists. ``iterations``: when
+    training ends.
     """
 
     iterations: int = 21000
@@ -98,7 +101,8 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Pair:
-    """A real pair with landmarks. ``exclude``: labels of landmarks to leave out. ``translate``: mm added to the moving frame."""
+    """A real pair with landmarks. ``exclude``: labels of landmarks to leave out. ``translate``:
+    mm added to the moving frame."""
 
     name: str
     fixed: str
@@ -158,7 +162,8 @@ class Config:
 
     @property
     def mirror_folder(self) -> Path | None:
-        """Where the last checkpoint is copied to; never that of another run that this one takes its settings from."""
+        """Where the last checkpoint is copied to;
+        never that of another run that this one takes its settings from."""
         if not self.output.mirror:
             return None
         folder = self.path(self.output.mirror)
@@ -232,7 +237,8 @@ class Config:
             )
         if self.network.size != 128:
             raise InputError(
-                f"network.size must be 128, the grid that the deformations are given on; got {self.network.size}."
+                "network.size must be 128, the grid that the deformations are given on; got "
+                f"{self.network.size}."
             )
         if min(*rate.start, *rate.end) <= 0:
             raise InputError("optimiser.learning_rate must be positive.")
@@ -274,11 +280,13 @@ def _number(value: Any, where: str) -> float:
 
 
 def _check_description(entries: Any) -> None:
-    """Raises InputError for what is no list of data sets; nothing at all (or "", as once in checkpoints) is one of none."""
+    """Raises InputError for what is no list of data sets; nothing at all (or "", as once in checkpoints)
+    is one of none."""
     for entry in entries if isinstance(entries, tuple) else (entries,) if entries else ():
         if not isinstance(entry, Mapping) or not isinstance(entry.get("scans", 0), int):
             raise InputError(
-                f"data.training_data must be a list of {{name, licence, scans}}, scans a whole number; got {entry!r}."
+                f"data.training_data must be a list of {{name, licence, scans}}, scans a whole number; got "
+                f"{entry!r}."
             )
 
 
@@ -383,7 +391,8 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
-# Settings that decide what is learned, but for those below them; schedule, hardware and outputs may change on the way.
+# Settings that decide what is learned, but for those below them; schedule, hardware and outputs may change on
+# the way.
 LEARNED = ("seed", "data.train", "data.hold_out", "data.window", "network", "optimiser", "sampling")
 NOT_LEARNED = ("optimiser.learning_rate", "optimiser.final_learning_rate", "optimiser.warmup")
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 VOLUME_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 HEADER_ENDINGS = (".nhdr", ".mhd")
-# The field of a header that names the file with the voxels, or a LIST of files, or a pattern with its numbers.
+# The field of a header that names the file with the voxels, or a LIST of files, or a pattern with its
+# numbers.
 DATA_FILE = re.compile(
     r"^\s*(?:ElementDataFile\s*=|data ?file:)[ \t]*(.+?)\s*$", re.IGNORECASE | re.MULTILINE
 )
@@ -35,7 +36,8 @@ DATA_FILE = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One scan on disk. ``files``: the volume, or the slices of a series in order. ``key``: changes when they change.
+    """One scan on disk. ``files``: the volume, or the slices of a series in order. ``key``:
+    changes when they change.
 
     ``patient``: the patient ID, or of a volume see ``by_patient``.
     """
@@ -71,7 +73,8 @@ def stem(path: Path) -> str:
 def is_held_out(patient: str, share: float) -> bool:
     """Is the patient among the ``share`` that is not trained on?
 
-    A hash of the ID decides, so that it stays as it is when others come or go, and all scans of a patient go together.
+    A hash of the ID decides, so that it stays as it is when others come or go, and all scans of a patient go
+    together.
     """
     place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
     return place < share
@@ -84,7 +87,8 @@ def file_key(files: Iterable[Path]) -> str:
 
 
 def data_files(volume: Path) -> list[Path]:
-    """The files beside a MetaImage or NRRD header that hold its voxels, as far as they are there; else none."""
+    """The files beside a MetaImage or NRRD header that hold its voxels, as far as they are there;
+    else none."""
     if not volume.name.lower().endswith(HEADER_ENDINGS):
         return []
     try:
@@ -106,9 +110,11 @@ def data_files(volume: Path) -> list[Path]:
 
 
 def by_patient(sources: list[Source]) -> list[Source]:
-    """The sources, volumes with their patients: each file's name, or its folder's where names repeat (PATIENT/ct.nrrd).
+    """The sources, volumes with their patients: each file's name,
+    or its folder's where names repeat (PATIENT/ct.nrrd).
 
-    Names that repeat in fewer folders than there are names are patients scanned several times (sharp/PATIENT.nrrd).
+    Names that repeat in fewer folders than there are names are patients scanned several times
+    (sharp/PATIENT.nrrd).
     """
     folders = [s.files[0].resolve().parent if is_volume(s.files[0]) else None for s in sources]
     places = defaultdict(set)
@@ -127,8 +133,8 @@ def by_patient(sources: list[Source]) -> list[Source]:
 def cache_folder(cache: Path, source: Source) -> Path:
     """Where a scan is prepared: under its key, or under one of its own when that is taken by another file.
 
-    Files of two folders may share name, size and time. What is cached of a file that is no more is taken for this one's:
-    data may move.
+    Files of two folders may share name, size and time. What is cached of a file that is no more is taken for
+    this one's: data may move.
     """
     place, own = cache / source.key, cache / cache_key(source.key, source.files[0].resolve())
     if is_prepared(own):
@@ -174,7 +180,8 @@ def prepare_scans(
     hold_out: float = 0.0,
     only_held_out: bool = False,
 ) -> tuple[list[Path], list[Path], list[Skipped]]:
-    """Prepare every scan that is not in the cache yet, or only those of the patients that ``hold_out`` sets apart.
+    """Prepare every scan that is not in the cache yet,
+    or only those of the patients that ``hold_out`` sets apart.
 
     Returns
     -------
@@ -231,7 +238,8 @@ def prepare_scans(
 def prepare_data(
     config: Config, report: Callable[[str], None] = print, only_held_out: bool = False
 ) -> tuple[list[Path], list[Path]]:
-    """Folders of the scans to train on (none with ``only_held_out``) and of those to validate on; see ``prepare_scans``.
+    """Folders of the scans to train on (none with ``only_held_out``) and of those to validate on;
+    see ``prepare_scans``.
 
     The latter are ``data.validation`` and the patients of ``data.train`` that ``data.hold_out`` sets apart.
     """

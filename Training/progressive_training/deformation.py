@@ -1,8 +1,8 @@
 """Random deformations with known truth: third-order B-splines on coarse grids (paper, Table I).
 
 Positions and displacements are in voxels of the network's fine grid (128), with vector components x, y, z and
-arrays (z, y, x). A transform maps an index i to i + u(i). The B-splines are those of gryds: control values are
-*interpolated*, the edge is mirrored, and control point k of n lies at index ``size * k / (n - 1)``.
+arrays (z, y, x). A transform maps an index i to i + u(i). The B-splines are those of gryds: control values
+are *interpolated*, the edge is mirrored, and control point k of n lies at index ``size * k / (n - 1)``.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def basis(points: int, lattice: Lattice) -> torch.Tensor:
 
 
 def evaluate(control: torch.Tensor, lattice: Lattice) -> torch.Tensor:
-    """Displacements (3, D, H, W) at a lattice's cells from control values (3, n, n, n) [component, z, y, x]."""
+    """Displacements (3, D, H, W) at a lattice's cells from control values (3, n, n, n) [component, z, y,
+    x]."""
     b = basis(control.shape[-1], lattice)
     out = torch.einsum("czyx,wx->czyw", control, b)
     out = torch.einsum("czyw,hy->czhw", out, b)
@@ -94,7 +95,8 @@ def identity(lattice: Lattice) -> torch.Tensor:
 
 
 def look_up(field: torch.Tensor, lattice: Lattice, positions: torch.Tensor) -> torch.Tensor:
-    """Trilinear values (C, d, h, w) of ``field`` (C, D, H, W), given on ``lattice``, at fine indices (3, d, h, w).
+    """Trilinear values (C, d, h, w) of ``field`` (C, D, H, W), given on ``lattice``, at fine indices (3, d,
+    h, w).
 
     Beyond the (padded) lattice the border value continues.
     """
@@ -107,8 +109,9 @@ def look_up(field: torch.Tensor, lattice: Lattice, positions: torch.Tensor) -> t
 class Deformation:
     """One draw of T1 and T2 = box o T2,1 o T2,2.
 
-    ``t1``, ``t21``, ``t22``: control values (3, n, n, n) in fine voxels. ``box_scale``, ``box_shift`` (3,) x, y, z:
-    what a moving box that differs from the fixed one adds; ``(1, 1, 1)`` and ``(0, 0, 0)`` in the paper.
+    ``t1``, ``t21``, ``t22``: control values (3, n, n, n) in fine voxels. ``box_scale``, ``box_shift`` (3,) x,
+    y, z: what a moving box that differs from the fixed one adds; ``(1, 1, 1)`` and ``(0, 0, 0)`` in the
+    paper.
     """
 
     t1: torch.Tensor
@@ -144,7 +147,8 @@ class Deformation:
 def draw_control(
     rng: np.random.Generator, spec: SplineSpec, amplitude: float = 1.0, zero_border: bool = False
 ) -> torch.Tensor:
-    """Control values (3, n, n, n) [component x y z; z, y, x] uniform within the spec's ranges times ``amplitude``."""
+    """Control values (3, n, n, n) [component x y z; z, y,
+    x] uniform within the spec's ranges times ``amplitude``."""
     n = spec.grid
     values = rng.uniform(-1, 1, (3, n, n, n)).astype(np.float32)
     values *= (np.asarray(spec.ranges, np.float32) * np.float32(amplitude))[:, None, None, None]
@@ -152,7 +156,8 @@ def draw_control(
 
 
 def jacobian_determinant(u: torch.Tensor, step: float) -> torch.Tensor:
-    """(D-1, H-1, W-1): determinant of i + u(i) by forward differences; ``step`` = fine voxels between cells."""
+    """(D-1, H-1, W-1): determinant of i + u(i) by forward differences;
+    ``step`` = fine voxels between cells."""
     dx = (u[:, :-1, :-1, 1:] - u[:, :-1, :-1, :-1]) / step
     dy = (u[:, :-1, 1:, :-1] - u[:, :-1, :-1, :-1]) / step
     dz = (u[:, 1:, :-1, :-1] - u[:, :-1, :-1, :-1]) / step
@@ -199,7 +204,8 @@ def draw(
 
 
 class GrydsDeformation(Deformation):
-    """The same transforms evaluated by gryds itself (GPL-3.0; slow): ``generator: gryds``, and a check of ours."""
+    """The same transforms evaluated by gryds itself (GPL-3.0; slow): ``generator: gryds``,
+    and a check of ours."""
 
     def _dense(self, lattice: Lattice, *controls: torch.Tensor) -> torch.Tensor:
         import gryds

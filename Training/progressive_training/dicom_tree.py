@@ -1,7 +1,8 @@
 """Find the CT series in a tree of DICOM files as TCIA distributes LIDC-IDRI.
 
-Such a tree mixes several series a patient, CR and DX images, segmentations, annotations in XML, and sometimes the same
-file twice or a series with missing slices. Folders mean nothing here: files are grouped by their series instance UID.
+Such a tree mixes several series a patient, CR and DX images, segmentations, annotations in XML, and sometimes
+the same file twice or a series with missing slices. Folders mean nothing here: files are grouped by their
+series instance UID.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def read_header(path: Path) -> Header:
 
 
 def find_series(files: Iterable[Path]) -> tuple[list[Series], list[tuple[Path, str]]]:
-    """Usable CT series among DICOM files, by patient and UID; and (file or folder, reason) for all that is left out."""
+    """Usable CT series among DICOM files, by patient and UID; and (file or folder, reason)
+    for all that is left out."""
     groups: dict[str, list[Header]] = defaultdict(list)
     left_out: list[tuple[Path, str]] = []
     for path in files:

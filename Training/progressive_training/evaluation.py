@@ -36,7 +36,8 @@ from .samples import SampleStream
 
 
 class CheckpointModel:
-    """A checkpoint or snapshot of a run as something that ``register`` can use, at whatever level it has reached.
+    """A checkpoint or snapshot of a run as something that ``register`` can use,
+    at whatever level it has reached.
 
     ``which``: "average" (what is exported) or "network". Its window and sigma are those of the run.
     """
@@ -84,7 +85,8 @@ class CheckpointModel:
 def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """``name``, ``window``, ``sigma`` and ``input`` of the run that a checkpoint belongs to.
 
-    A checkpoint holds its configuration; a snapshot's is ``config.json`` in the run's folder. Raises ModelError.
+    A checkpoint holds its configuration; a snapshot's is ``config.json`` in the run's folder. Raises
+    ModelError.
     """
     config = state.get("config")
     if config is None:
@@ -105,18 +107,20 @@ def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_model(name_or_path: str | Path, device: str = "auto") -> Any:
-    """A model by name or card, or a training checkpoint (``.safetensors``). Raises ModelError or InputError."""
+    """A model by name or card, or a training checkpoint (``.safetensors``).
+    Raises ModelError or InputError."""
     if str(name_or_path).endswith(checkpoint.ENDING):
         return CheckpointModel(Path(name_or_path), device)
     return load_model(name_or_path, device)
 
 
-# A test set ---------------------------------------------------------------------------------------------------------
+# A test set -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method on one pair. ``mapped``: T(x) (n, 3) LPS mm; ``errors``: TRE (n,) mm; ``folding``: see ``quality``."""
+    """One method on one pair. ``mapped``: T(x) (n, 3) LPS mm; ``errors``: TRE (n,) mm; ``folding``:
+    see ``quality``."""
 
     mapped: np.ndarray
     errors: np.ndarray
@@ -130,7 +134,8 @@ class MethodResult:
 class PairResult:
     """All methods on one pair. Points (n, 3) LPS mm; ``before``: |x - y| (n,) mm.
 
-    pictures : name -> (h, w) in [0, 1], coronal slices of "fixed", "before" and each method's warped moving image.
+    pictures : name -> (h, w) in [0, 1], coronal slices of "fixed", "before" and each method's warped moving
+        image.
     """
 
     data_set: str
@@ -157,7 +162,8 @@ def evaluate(
     Parameters
     ----------
     models : label -> ``Model``, ``CheckpointModel`` or "none" (box-to-box affine alone).
-    lung_boxes : "own" or "shared" (the paper's), see ``register``. device : of what is done without a network.
+    lung_boxes : "own" or "shared" (the paper's), see ``register``. device : of what is done without a
+        network.
 
     Returns
     -------
@@ -241,8 +247,8 @@ def evaluate_pair(
 def wilcoxon(worse: np.ndarray, better: np.ndarray) -> dict:
     """One-sided Wilcoxon signed-rank test that ``better`` is smaller than ``worse`` (paired, (n,)).
 
-    ``W`` is the sum of the ranks where it is (the paper's W = 153 is all of 17 pairs), ``p`` as scipy gives it (exact for
-    few pairs without ties, else normal). Without any difference p is 1.
+    ``W`` is the sum of the ranks where it is (the paper's W = 153 is all of 17 pairs), ``p`` as scipy gives
+    it (exact for few pairs without ties, else normal). Without any difference p is 1.
     """
     from scipy import stats
 
@@ -260,7 +266,8 @@ def wilcoxon(worse: np.ndarray, better: np.ndarray) -> dict:
 
 
 def compare(results: list[PairResult], worse: str, better: str) -> dict:
-    """``wilcoxon`` on the pairs' mean errors (the paper's test) and on all landmarks, of two methods by label."""
+    """``wilcoxon`` on the pairs' mean errors (the paper's test) and on all landmarks,
+    of two methods by label."""
     means = [[r.methods[label].errors.mean() for r in results] for label in (worse, better)]
     errors = [np.concatenate([r.methods[label].errors for r in results]) for label in (worse, better)]
     return {
@@ -271,7 +278,7 @@ def compare(results: list[PairResult], worse: str, better: str) -> dict:
     }
 
 
-# Throughout training ------------------------------------------------------------------------------------------------
+# Throughout training ----------------------------------------------------------------------------------------
 
 
 def prepared(
@@ -334,7 +341,8 @@ def snapshot_errors(
 
     Returns
     -------
-    one dict a snapshot: ``iteration``, ``pairs`` (name -> mean TRE, mm) and ``tre_mm``, the mean over all landmarks.
+    one dict a snapshot: ``iteration``, ``pairs`` (name -> mean TRE, mm) and ``tre_mm``, the mean over all
+    landmarks.
 
     Raises
     ------
@@ -377,7 +385,8 @@ def held_out_stream(config: Config, report: Callable[[str], None] = print) -> Sa
 def held_out_errors(
     predict: Callable[[torch.Tensor, int], torch.Tensor], stream: SampleStream, samples: int, finest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean |u - û| and |u| inside the fixed lung, mm, for each of ``samples`` deformations of each held-out scan.
+    """Mean |u - û| and |u| inside the fixed lung, mm,
+    for each of ``samples`` deformations of each held-out scan.
 
     The deformations are fixed by the stream's seed and their numbers, so every network meets the same ones.
 

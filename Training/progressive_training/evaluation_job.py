@@ -1,4 +1,5 @@
-"""What ``progressive-registration-train evaluate`` does: test sets, models, tables and figures into one folder."""
+"""What ``progressive-registration-train evaluate`` does: test sets, models,
+tables and figures into one folder."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ LOSS_LABELS = {  # by optimiser.loss
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation. ``sets``: reader -> folder or CSV, see ``READERS``. ``run``, ``baseline_run``: folders of runs."""
+    """One evaluation. ``sets``: reader -> folder or CSV, see ``READERS``. ``run``, ``baseline_run``:
+    folders of runs."""
 
     output: Path
     model: str | None = None
@@ -86,7 +88,8 @@ def run_job(job: Job, report: Callable[[str], None] = print) -> list[str]:
     pairs, notes = read_sets(job)
     if not pairs and job.run is None and job.held_out is None:
         raise InputError(
-            "There is nothing to evaluate: name a test set (--dirlab-4dct, --pairs, --phantoms ...), a --run or --held-out."
+            "There is nothing to evaluate: name a test set (--dirlab-4dct, --pairs, --phantoms ...), a "
+            "--run or --held-out."
         )
     if job.evaluate_snapshots and (not pairs or job.run is None):
         raise InputError("To evaluate snapshots, name a --run and a test set.")
@@ -212,11 +215,12 @@ def _held_out(job: Job, models: dict[str, Any], report: Callable) -> None:
             finest = model.network.side(max(i for i, a in enumerate(model.alpha) if a > 0))
         found[label], zeros = held_out_errors(predict, stream, job.held_out_samples, finest)
         report(
-            f"Held-out error, {label}: {found[label].mean():.2f} ± {found[label].std():.2f} mm of {zeros.mean():.2f} mm"
+            f"Held-out error, {label}: {found[label].mean():.2f} ± {found[label].std():.2f} mm of "
+            f"{zeros.mean():.2f} mm"
         )
     content: dict[str, Any] = {
-        "protocol": "mean |u - û| in mm inside the fixed lung, on a 64^3 grid of the lung box; deformations of held-out "
-        "scans with a fixed seed list; ± over deformations",
+        "protocol": "mean |u - û| in mm inside the fixed lung, on a 64^3 grid of the lung box; "
+        "deformations of held-out scans with a fixed seed list; ± over deformations",
         "scans": len(stream.store),
         "deformations": int(zeros.size),
         "zero_field_mm": float(zeros.mean()),

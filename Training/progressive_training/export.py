@@ -20,7 +20,8 @@ UNET = "unet."
 def described_data(
     described: Any, scans: list[str] | None, report: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """The configuration's ``training_data``, with no other numbers of scans than the checkpoint's record bears out.
+    """The configuration's ``training_data``, with no other numbers of scans
+    than the checkpoint's record bears out.
 
     ``scans``: that record; None for older checkpoints, which have none.
     """
@@ -29,8 +30,8 @@ def described_data(
     if scans is None or sum(counts) == len(scans):
         return data
     report(
-        f"Warning: the configuration describes {sum(counts)} training scan(s) and the checkpoint was trained on "
-        f"{len(scans)}: correct data.training_data; the card gives the latter number."
+        f"Warning: the configuration describes {sum(counts)} training scan(s) and the checkpoint was "
+        f"trained on {len(scans)}: correct data.training_data; the card gives the latter number."
     )
     for entry in data:
         # Of several it cannot be told which number is wrong.
@@ -43,15 +44,16 @@ def described_data(
 def counted_steps(
     state: dict[str, Any], run: Config, report: Callable[[str], None] = print
 ) -> dict[str, int]:
-    """Iterations that each level was the finest one in, and in all; by the schedule for checkpoints that did not count."""
+    """Iterations that each level was the finest one in, and in all;
+    by the schedule for checkpoints that did not count."""
     levels, iteration = run.network.levels, int(state["iteration"])
     sides = [str(run.network.size >> (levels - 1 - i)) for i in range(levels)]
     planned = run.build_schedule().steps(iteration)
     counted = list(state.get("steps", planned))
     if counted != planned:
         report(
-            f"Warning: the levels were trained for {', '.join(map(str, counted))} iterations, and by the last schedule it "
-            f"would be {', '.join(map(str, planned))}: the card gives the former."
+            f"Warning: the levels were trained for {', '.join(map(str, counted))} iterations, and by the "
+            f"last schedule it would be {', '.join(map(str, planned))}: the card gives the former."
         )
     return {**dict(zip(sides, counted)), "total": sum(counted)}
 
@@ -80,13 +82,14 @@ def export(
 
     Parameters
     ----------
-    path : checkpoint. config : describes the training data in its place. report : told where a description and the
-        checkpoint's own record of its training disagree; the card then follows the record.
+    path : checkpoint. config : describes the training data in its place. report : told where a description
+        and the checkpoint's own record of its training disagree; the card then follows the record.
 
     Raises
     ------
-    ModelError : the checkpoint is damaged, or its last level is not trained alone yet: the U-Net by itself would not give
-        the field. InputError : other pre-processing than the engine's. OutputError : ``output`` cannot be written.
+    ModelError : the checkpoint is damaged, or its last level is not trained alone yet: the U-Net by itself
+        would not give the field. InputError : other pre-processing than the engine's. OutputError :
+        ``output`` cannot be written.
     """
     groups, state = checkpoint.load(path)
     try:

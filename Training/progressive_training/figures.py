@@ -47,7 +47,8 @@ def _tidy(axes) -> None:
 
 
 def read_log(run: Path) -> list[dict]:
-    """The lines of a run's ``metrics.jsonl``, without what was logged after a checkpoint that the run went back to.
+    """The lines of a run's ``metrics.jsonl``, without what was logged after
+    a checkpoint that the run went back to.
 
     Raises
     ------
@@ -90,7 +91,8 @@ def training_curves(
 
     Parameters
     ----------
-    logs : label -> log (see ``read_log``); the first gives the schedule. sides : cells of each level, coarsest first.
+    logs : label -> log (see ``read_log``); the first gives the schedule. sides : cells of each level,
+        coarsest first.
     curves : y label -> method -> (iterations, values); one panel each.
     """
     first = [e for e in next(iter(logs.values())) if e["kind"] == "train"]
@@ -124,10 +126,11 @@ def training_curves(
 
 
 def snapshot_scatter(progressive: np.ndarray, baseline: np.ndarray, what: str = "mean TRE (mm)") -> Figure:
-    """Fig. 6: error of the progressive against the baseline network, one point a snapshot (and pair), with its density.
+    """Fig. 6: error of the progressive against the baseline network, one point a snapshot (and pair),
+    with its density.
 
-    ``progressive``, ``baseline`` : (n,), row for row the same iteration and pair. Below the diagonal the progressive
-    network is better.
+    ``progressive``, ``baseline`` : (n,), row for row the same iteration and pair. Below the diagonal the
+    progressive network is better.
     """
     from scipy.stats import gaussian_kde
 
@@ -201,7 +204,8 @@ def level_maps(
 def overlays(results: Sequence[PairResult], most: int = 6) -> Figure:
     """Fig. 8: coronal overlays, fixed in orange and moving in blue, before and after each method.
 
-    With more than ``most`` pairs: those at even ranks of their error before registration, least and greatest included.
+    With more than ``most`` pairs: those at even ranks of their error before registration, least and greatest
+    included.
     """
     shown = [r for r in results if r.pictures]
     if not shown:
@@ -228,7 +232,8 @@ def overlays(results: Sequence[PairResult], most: int = 6) -> Figure:
 
 
 def correlations(results: Sequence[PairResult]) -> Figure:
-    """Fig. 9: estimated against true displacement of every landmark, per component, one row a method. LPS mm."""
+    """Fig. 9: estimated against true displacement of every landmark, per component, one row a method.
+    LPS mm."""
     if not results:
         raise InputError("There are no results to correlate.")
     labels = list(results[0].methods)
@@ -257,11 +262,12 @@ def correlations(results: Sequence[PairResult]) -> Figure:
     return figure
 
 
-# What a run's folder holds --------------------------------------------------------------------------------------------
+# What a run's folder holds ----------------------------------------------------------------------------------
 
 
 def runs_together(progressive: Path, baseline: Path, key: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Values of both runs' validations at the iterations that both have: ``lung_error_mm`` or another ``key``.
+    """Values of both runs' validations at the iterations that both have:
+    ``lung_error_mm`` or another ``key``.
 
     ``key`` None: all ``tre_*_mm`` that both have, one after the other.
     """
@@ -285,7 +291,8 @@ def runs_together(progressive: Path, baseline: Path, key: str | None = None) -> 
 def level_history(
     snapshots: Mapping[str, Sequence[Path]], sample, iterations: int = 8, component: int = 0
 ) -> tuple[dict[int, dict[str, np.ndarray]], np.ndarray]:
-    """What ``level_maps`` draws: the middle coronal slice of every level's field of a sample at some snapshots.
+    """What ``level_maps`` draws: the middle coronal slice of every level's
+    field of a sample at some snapshots.
 
     Parameters
     ----------

@@ -1,13 +1,16 @@
 """Grow a level that begins where the level below it stands (not in the paper; ``network.growth: carry``).
 
-The paper draws a new level's weights at random, and its long transitions make up for that. Where iterations are dear, a new
-level can instead be set so that it disturbs little of what is there: then only what it adds has to be learned.
+The paper draws a new level's weights at random, and its long transitions make up for that. Where iterations
+are dear, a new level can instead be set so that it disturbs little of what is there: then only what it adds
+has to be learned.
 
-Synthesis: it passes on the field of the level below, brought up trilinearly. Three maps carry the field and three its
-negative, since x = (f(x) - f(-x)) / (1 + a) for a Leaky ReLU f of leakiness a; the others keep their random weights.
+Synthesis: it passes on the field of the level below, brought up trilinearly. Three maps carry the field and
+three its negative, since x = (f(x) - f(-x)) / (1 + a) for a Leaky ReLU f of leakiness a; the others keep
+their random weights.
 
-Analysis: its pooled maps get the mean and the spread of the extra input convolution's that they replace. Normalised maps
-have a spread of 1 and those, of gradient magnitudes, some 0.02: under running averages the layers behind would amplify that.
+Analysis: its pooled maps get the mean and the spread of the extra input convolution's that they replace.
+Normalised maps have a spread of 1 and those, of gradient magnitudes, some 0.02: under running averages the
+layers behind would amplify that.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ CARRIED = 6
 
 
 def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor], alpha: list[float]) -> None:
-    """Set the synthesis layers of ``level`` (in place) so that its field is that of ``level - 1``, brought up.
+    """Set the synthesis layers of ``level`` (in place) so that its field is that of ``level - 1``,
+    brought up.
 
     Parameters
     ----------
-    level : the paper's count, at least 1. batches : some images (1, 2, S, S, S), to measure the normalisation's statistics.
+    level : the paper's count, at least 1. batches : some images (1, 2, S, S, S), to measure the
+        normalisation's statistics.
     alpha : weights in which ``level`` is the finest active one, if only just.
     """
     depth = network.levels - 1 - level
@@ -58,7 +63,8 @@ def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor],
                 network(images, alpha)
             _undo(norm, slice(0, CARRIED))
         for norm in norms:
-            # As if they had been averaged for long: the carried maps must not drift away from what was undone.
+            # As if they had been averaged for long: the carried maps must not drift away from what was
+            # undone.
             norm.num_batches_tracked.fill_(int(1 / norm.momentum))
         network.train(was_training)
 
@@ -66,7 +72,8 @@ def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor],
 def match_analysis(
     network: ProgressiveUNet, level: int, batches: list[torch.Tensor], rounds: int = 6
 ) -> torch.Tensor:
-    """Give the pooled analysis maps of ``level`` mean and spread of the input convolution of ``level - 1``, in place.
+    """Give the pooled analysis maps of ``level`` mean and spread of the input convolution of ``level - 1``,
+    in place.
 
     Returns the spread, (maps,).
     """

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
-    """Lightning Fabric for the configured hardware, and the precision chosen. Raises InputError if it is not to be had."""
+    """Lightning Fabric for the configured hardware, and the precision chosen.
+    Raises InputError if it is not to be had."""
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -34,8 +35,8 @@ def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             precision=precision,
-            # Levels that are not active yet have parameters without gradients. The others wait while one process prepares
-            # the scans, for hours with the whole of LIDC-IDRI.
+            # Levels that are not active yet have parameters without gradients. The others wait while one
+            # process prepares the scans, for hours with the whole of LIDC-IDRI.
             strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=24))
             if several
             else "auto",
@@ -49,8 +50,8 @@ def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
         ValueError,
     ) as error:
         raise InputError(
-            f"The hardware of the configuration (accelerator {accelerator}, devices {hardware.devices}, nodes "
-            f"{hardware.nodes}, precision {precision}, threads {hardware.threads}) cannot be used: "
-            f"{' '.join(str(error).split())}"
+            f"The hardware of the configuration (accelerator {accelerator}, devices "
+            f"{hardware.devices}, nodes {hardware.nodes}, precision {precision}, threads "
+            f"{hardware.threads}) cannot be used: {' '.join(str(error).split())}"
         ) from error
     return fabric, precision

@@ -126,7 +126,8 @@ class Log:
                 add(name, value, iteration)
         except OSError as error:
             self._report(
-                f"Warning: nothing more for TensorBoard from iteration {iteration} on: {error.strerror or error}."
+                f"Warning: nothing more for TensorBoard from iteration {iteration} on: "
+                f"{error.strerror or error}."
             )
             self.board = None
 

@@ -18,9 +18,9 @@ def weighted_loss(
 ) -> torch.Tensor:
     """The weighted mean error of (n, 3, ...) fields, weights (n, 1, ...).
 
-    ``kind`` "squared": eq. 4, squared vector errors, voxel^2. "distance": lengths of the error vectors, voxels (rounded
-    off at 0.1), for which small motion counts as much as large: what TRE measures. "relative": the squared errors over
-    the sample's mean squared displacement (plus that of 2 voxels).
+    ``kind`` "squared": eq. 4, squared vector errors, voxel^2. "distance": lengths of the error vectors,
+    voxels (rounded off at 0.1), for which small motion counts as much as large: what TRE measures.
+    "relative": the squared errors over the sample's mean squared displacement (plus that of 2 voxels).
     """
     total = weight.sum().clamp_min(1e-6)
     error = (predicted - target).square().sum(1, keepdim=True)

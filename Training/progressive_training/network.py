@@ -1,7 +1,9 @@
-"""The network while it trains: a RegistrationUNet with an input and an output convolution per level (paper, Fig. 1).
+"""The network while it trains: a RegistrationUNet with an input and an output convolution per level (paper,
+Fig. 1).
 
-Levels are counted as in the paper: 0 is the coarsest (8^3 of 128^3), the last is the finest. ``RegistrationUNet`` counts
-the other way round; only this file converts. The U-Net is a plain submodule, so export is its state dict.
+Levels are counted as in the paper: 0 is the coarsest (8^3 of 128^3), the last is the finest.
+``RegistrationUNet`` counts the other way round; only this file converts. The U-Net is a plain submodule, so
+export is its state dict.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from torch import nn
 class RenormBatchNorm3d(nn.BatchNorm3d):
     """Batch normalisation whose forward pass uses the running averages in training too.
 
-    The gradient still flows through the statistics of the batch: batch renormalisation (Ioffe, 2017) without clipping,
-    which is what the paper's "accumulation of moving averages ... instead of computing them from one batch" amounts to.
-    The averages start as the statistics of the first batch and are then a cumulative average until ``momentum`` is the
-    slower of the two.
+    The gradient still flows through the statistics of the batch: batch renormalisation (Ioffe, 2017) without
+    clipping, which is what the paper's "accumulation of moving averages ... instead of computing them from
+    one batch" amounts to. The averages start as the statistics of the first batch and are then a cumulative
+    average until ``momentum`` is the slower of the two.
     """
 
     def __init__(self, maps: int, eps: float = 1e-5, momentum: float = 0.01) -> None:
@@ -79,7 +81,8 @@ class ProgressiveUNet(nn.Module):
     ----------
     width, levels : of the RegistrationUNet. size : side of its input (128).
     norm : "renorm" or "batch", see ``NORMS``. momentum : of the running averages.
-    seed : of the Glorot normal initialisation; the U-Net is drawn first, so a baseline begins with the same weights.
+    seed : of the Glorot normal initialisation; the U-Net is drawn first, so a baseline begins with the same
+        weights.
     """
 
     def __init__(
@@ -118,7 +121,8 @@ class ProgressiveUNet(nn.Module):
         return self.size >> self._depth(level)
 
     def level_outputs(self, x: torch.Tensor, alpha: Sequence[float]) -> dict[int, torch.Tensor]:
-        """The field of every level up to the finest active one: level -> (n, 3, s, s, s), voxels of the full grid.
+        """The field of every level up to the finest active one: level -> (n, 3, s, s, s),
+        voxels of the full grid.
 
         ``x`` (n, 2, S, S, S) may be coarser than the full grid, if not coarser than the finest active level.
         Levels finer than that are not computed.
@@ -186,7 +190,8 @@ class ProgressiveUNet(nn.Module):
 
 
 def check_alpha(alpha: Sequence[float], levels: int) -> list[float]:
-    """The weights as a list; raises ValueError if they are not ``levels`` weights in [0, 1] that sum to one."""
+    """The weights as a list; raises ValueError if they are not ``levels`` weights in [0,
+    1] that sum to one."""
     alpha = [float(a) for a in alpha]
     if len(alpha) != levels or min(alpha) < 0 or abs(sum(alpha) - 1) > 1e-6:
         raise ValueError(

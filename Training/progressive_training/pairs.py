@@ -20,7 +20,8 @@ from .deformation import FINE, Lattice, look_up
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """A pair on the network's grids, each image in its own lung box, as ``register`` does. Landmarks: (n, 3) LPS mm."""
+    """A pair on the network's grids, each image in its own lung box, as ``register`` does. Landmarks: (n,
+    3) LPS mm."""
 
     name: str
     images: torch.Tensor
@@ -43,7 +44,8 @@ class PreparedPair:
 
 
 def prepare_pair(config: Config, pair: Pair) -> PreparedPair:
-    """Read a pair of the configuration. Its landmarks: CSV with fixed x, y, z and moving x, y, z in LPS mm after an id."""
+    """Read a pair of the configuration. Its landmarks: CSV with fixed x, y, z and moving x, y,
+    z in LPS mm after an id."""
     scans, images = [], []
     for role, text in (("fixed", pair.fixed), ("moving", pair.moving)):
         path = config.path(text)
@@ -65,7 +67,8 @@ def prepare_pair(config: Config, pair: Pair) -> PreparedPair:
 
 
 def read_points(path: Path, exclude: set[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) and (n, 3): columns 2-4 and 5-7 of a CSV with a header; rows whose first column is excluded are left out."""
+    """(n, 3) and (n, 3): columns 2-4 and 5-7 of a CSV with a header;
+    rows whose first column is excluded are left out."""
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
         values = np.array([[float(v) for v in row[1:7]] for row in rows if row and row[0] not in exclude])

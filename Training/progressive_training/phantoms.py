@@ -1,4 +1,5 @@
-"""Pairs of made-up breathing chests as training samples: sliding lungs and real density change, with exact truth."""
+"""Pairs of made-up breathing chests as training samples: sliding lungs and real density change,
+with exact truth."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class PhantomPair:
 
 
 def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
-    """Make a phantom and write it, prepared, into ``folder``. Its breath and its disease follow from the seed.
+    """Make a phantom and write it, prepared, into ``folder``.
+    Its breath and its disease follow from the seed.
 
     ``options`` go to ``breathing_thorax``, over what is drawn.
     """

@@ -1,4 +1,5 @@
-"""What TensorBoard shows of a run: the field of every level (paper, Fig. 7) and an overlay before and after."""
+"""What TensorBoard shows of a run: the field of every level (paper, Fig. 7)
+and an overlay before and after."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ def level_maps(
 ) -> Figure:
     """A figure of u_z, true, estimated and per level, in a coronal slice, and the overlay of the images.
 
-    ``fields``: level -> (1, 3, s, s, s); ``total``: their weighted sum. All in voxels of the 128 grid. ``sample`` needs
-    images and truth of one side.
+    ``fields``: level -> (1, 3, s, s, s); ``total``: their weighted sum. All in voxels of the 128 grid.
+    ``sample`` needs images and truth of one side.
     """
     from matplotlib.figure import Figure
 

@@ -1,7 +1,8 @@
-"""One training sample: a scan deformed twice, as the network sees it, with the true displacement (paper, Fig. 3).
+"""One training sample: a scan deformed twice, as the network sees it, with the true displacement (paper,
+Fig. 3).
 
-Everything random is drawn from a generator keyed by (seed, sample number): a sample is the same on every machine, in
-every order and after every restart.
+Everything random is drawn from a generator keyed by (seed, sample number): a sample is the same on every
+machine, in every order and after every restart.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from .cache import MASKS, CachedScan, ScanStore
 from .deformation import FINE, TABLE_I, Deformation, GrydsDeformation, Lattice, SplineSpec, draw, identity
 from .phantoms import PhantomPair, PhantomStore
 
-# Gradient magnitude of a pair sampled on 64^3, brought to the scale of the 128^3 one averaged to 64^3: half for the
-# larger voxels, and 1.26 for the detail that the coarser grid has lost (measured on three scans: 1.2 to 1.3).
+# Gradient magnitude of a pair sampled on 64^3, brought to the scale of the 128^3 one averaged to 64^3: half
+# for the larger voxels, and 1.26 for the detail that the coarser grid has lost (measured on three scans: 1.2
+# to 1.3).
 COARSE_GAIN = 0.63
 
-# ``Augmentation.density`` of held-out samples: not the configuration's, or two of them would be judged on other images.
+# ``Augmentation.density`` of held-out samples: not the configuration's, or two of them would be judged on
+# other images.
 HELD_OUT_DENSITY = 0.3
 
 
@@ -30,10 +33,11 @@ HELD_OUT_DENSITY = 0.3
 class Augmentation:
     """What is drawn beyond the paper's two transforms; all of it is off in ``Augmentation.none()``.
 
-    Shares are probabilities. Box values are parts of the lung box's side. ``density``: relative change of the lung's
-    windowed density, moving against fixed. ``noise``: standard deviation in windowed units on the 128 grid.
-    ``blur_share``: samples whose slices are thickened, each image by its own width. ``small_share``: samples whose whole
-    motion is multiplied by a number in [0, 1): what boxes leave, and what a second pass of the network meets.
+    Shares are probabilities. Box values are parts of the lung box's side. ``density``: relative change of the
+    lung's windowed density, moving against fixed. ``noise``: standard deviation in windowed units on the 128
+    grid. ``blur_share``: samples whose slices are thickened, each image by its own width. ``small_share``:
+    samples whose whole motion is multiplied by a number in [0, 1): what boxes leave, and what a second pass
+    of the network meets.
     """
 
     box_margin: tuple[float, float] = (-0.01, 0.06)
@@ -61,8 +65,10 @@ class Augmentation:
 class Sampling:
     """How pairs are made.
 
-    input : "gradient" (paper) or "intensity". mask : "body" or "bore" (paper). mask_moved_with : "t1" (eq. 4 as printed)
-    or "t1t2" (where the fixed image shows it). lung_weight : of a lung voxel, against 1 in the rest of the mask.
+    input : "gradient" (paper) or "intensity". mask : "body" or "bore" (paper). mask_moved_with : "t1" (eq. 4
+        as printed)
+    or "t1t2" (where the fixed image shows it). lung_weight : of a lung voxel, against 1 in the rest of the
+    mask.
     """
 
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -79,8 +85,10 @@ class Sampling:
 class Sample:
     """A pair and its truth.
 
-    images : (1, 2, S, S, S), fixed and moving. target : (1, 3, s, s, s) voxels of the 128 grid. weight : (1, 1, s, s, s)
-    of the loss. lung : (1, 1, s, s, s) in [0, 1], the fixed image's lung. spacing : mm of the 128 grid, x, y, z.
+    images : (1, 2, S, S, S), fixed and moving. target : (1, 3, s, s, s) voxels of the 128 grid. weight : (1,
+        1, s, s, s)
+    of the loss. lung : (1, 1, s, s, s) in [0, 1], the fixed image's lung. spacing : mm of the 128 grid, x, y,
+    z.
     """
 
     images: torch.Tensor
@@ -92,7 +100,8 @@ class Sample:
 
 
 def sample_volume(volume: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Trilinear values (C, d, h, w) of (C, D, H, W) at voxel indices (3, d, h, w) x, y, z; the border continues."""
+    """Trilinear values (C, d, h, w) of (C, D, H, W) at voxel indices (3, d, h, w) x, y, z;
+    the border continues."""
     size = torch.tensor(volume.shape[:0:-1], dtype=torch.float32).view(3, 1, 1, 1)
     grid = ((index + 0.5) * (2.0 / size) - 1.0).permute(1, 2, 3, 0)[None]
     return F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
@@ -111,7 +120,8 @@ def _thicken(image: torch.Tensor, width: float) -> torch.Tensor:
 
 
 def _densify(image: torch.Tensor, gain: float) -> torch.Tensor:
-    """Change lung density: a voxel's window value w becomes w (1 + gain (1 - w)^2); air and soft tissue stay."""
+    """Change lung density: a voxel's window value w becomes w (1 + gain (1 - w)^2);
+    air and soft tissue stay."""
     return image * (1 + gain * (1 - image) ** 2)
 
 
@@ -134,9 +144,11 @@ class SampleStream:
 
     @classmethod
     def held_out(cls, store: ScanStore, sampling: Sampling) -> SampleStream:
-        """The paper's fixed deformations of plain scans, in boxes of their own: what validation and evaluation measure on.
+        """The paper's fixed deformations of plain scans, in boxes of their own:
+        what validation and evaluation measure on.
 
-        The same for all configurations, but for what a network is shown (``input``, ``sigma``) and the loss's weights.
+        The same for all configurations, but for what a network is shown (``input``, ``sigma``) and the loss's
+        weights.
         """
         plain = replace(Augmentation.none(), box_change=0.04, box_change_share=1.0, density=HELD_OUT_DENSITY)
         same = replace(sampling, augmentation=plain, table=dict(TABLE_I), generator="fast")
@@ -145,7 +157,8 @@ class SampleStream:
     def sample(
         self, number: int, side: int = FINE, target_side: int | None = None, scan: int | None = None
     ) -> Sample:
-        """Sample ``number`` with images of ``side`` (64 or 128) and truth of ``target_side`` (at most ``side``)."""
+        """Sample ``number`` with images of ``side`` (64 or 128)
+        and truth of ``target_side`` (at most ``side``)."""
         rng = np.random.default_rng([*self.key, int(number)])
         share = self.sampling.augmentation.phantom_share
         if share and self.phantoms and scan is None and rng.random() < share:
@@ -212,7 +225,8 @@ def draw_box(rng: np.random.Generator, scan: CachedScan, options: Augmentation) 
 
 
 def draw_deformation(rng: np.random.Generator, sampling: Sampling) -> Deformation:
-    """T1 and T2 with, by share, larger or smaller amplitudes and a moving box that differs from the fixed one."""
+    """T1 and T2 with, by share, larger or smaller amplitudes and a moving
+    box that differs from the fixed one."""
     options = sampling.augmentation
     amplitude = (1.0, 1.0, 1.0)
     large, factor = rng.random() < options.large_share, rng.uniform(1, options.large_amplitude, 2)
@@ -303,7 +317,8 @@ def make_sample(
 def make_phantom_sample(
     pair: PhantomPair, rng: np.random.Generator, sampling: Sampling, side: int, target_side: int
 ) -> Sample:
-    """A sample from a made-up chest: either phase is fixed, each image has its own box; the motion is the phantom's."""
+    """A sample from a made-up chest: either phase is fixed, each image has its own box;
+    the motion is the phantom's."""
     options = sampling.augmentation
     fixed, moving, field = pair.exhale, pair.inhale, pair.forward
     if rng.random() < 0.5:

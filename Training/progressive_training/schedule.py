@@ -1,4 +1,5 @@
-"""When each level trains: trapezoidal weights alpha (paper, eq. 2) and the learning rate within each level."""
+"""When each level trains: trapezoidal weights alpha (paper, eq. 2)
+and the learning rate within each level."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class Schedule:
 
     Attributes
     ----------
-    tau : first iteration of each level's rise. Delta : length from there to the end of its fall; the last level never
+    tau : first iteration of each level's rise. Delta : length from there to the end of its fall; the last
+        level never
     falls. delta : length of each level's rise, which is the fall of the level before it.
     """
 
@@ -25,7 +27,8 @@ class Schedule:
 
     @classmethod
     def paper(cls, Delta: float = 6000, delta: float = 2000, levels: int = 5) -> Schedule:
-        """tau_i = -Delta / 2 + (Delta - delta) i. ``Delta`` = 0 is the baseline: only the last level, always."""
+        """tau_i = -Delta / 2 + (Delta - delta) i. ``Delta`` = 0 is the baseline: only the last level,
+        always."""
         if Delta == 0:
             return cls.baseline(levels)
         tau = tuple(-Delta / 2 + (Delta - delta) * i for i in range(levels))
@@ -41,8 +44,8 @@ class Schedule:
         """From the iterations that each level trains alone, and those of each transition to the next."""
         if len(transition) != len(plateau) - 1:
             raise InputError(
-                f"The schedule has {len(plateau)} plateaus and {len(transition)} transitions: there must be one "
-                "transition fewer than plateaus."
+                f"The schedule has {len(plateau)} plateaus and {len(transition)} transitions: there "
+                "must be one transition fewer than plateaus."
             )
         if min(plateau) < 0 or min(transition) < 0:
             raise InputError("The schedule's plateaus and transitions must not be negative.")
@@ -64,7 +67,8 @@ class Schedule:
         return all(d == 0 for d in self.Delta)
 
     def checked(self) -> Schedule:
-        """Itself; raises InputError if any iteration has more than two levels, or weights that do not sum to one."""
+        """Itself; raises InputError if any iteration has more than two levels,
+        or weights that do not sum to one."""
         if not len(self.tau) == len(self.Delta) == len(self.delta) or self.levels < 1:
             raise InputError("The schedule needs as many tau as Delta and delta, one per level.")
         for i in range(self.levels - 1):
@@ -74,12 +78,13 @@ class Schedule:
                 kind = "overlap" if fall_starts > self.tau[i + 1] else "leave a gap"
                 raise InputError(
                     f"The schedule's levels {i} and {i + 1} {kind}: level {i} begins to fall at iteration "
-                    f"{fall_starts:g} and level {i + 1} begins to rise at {self.tau[i + 1]:g}; they must be equal."
+                    f"{fall_starts:g} and level {i + 1} begins to rise at {self.tau[i + 1]:g}; they must "
+                    "be equal."
                 )
             if rise_ends > fall_starts + 1e-6 and fall_starts >= 0:
                 raise InputError(
-                    f"The schedule's level {i} still rises when it begins to fall: make its Delta at least the sum of "
-                    "the transitions on either side."
+                    f"The schedule's level {i} still rises when it begins to fall: make its Delta at least "
+                    "the sum of the transitions on either side."
                 )
         if self.tau[0] > 0 or (self.levels > 1 and self.tau[1] < 0):
             raise InputError("The schedule must have its first level alone at iteration 0.")
@@ -90,14 +95,15 @@ class Schedule:
         found = []
         if not self.is_baseline and any(d <= 0 for d in self.delta[1:]):
             found.append(
-                "A transition has delta = 0: the paper (section IV-B) found that the training loss explodes when the "
-                "next level is introduced without a smooth transition."
+                "A transition has delta = 0: the paper (section IV-B) found that the training loss "
+                "explodes when the next level is introduced without a smooth transition."
             )
         if iterations is not None and self.alpha(iterations - 1)[-1] < 1:
             needed = math.ceil(self.tau[-1] + self.delta[-1]) + 1
             found.append(
                 f"schedule.iterations = {iterations} ends training where the last level has a weight of "
-                f"{self.alpha(iterations - 1)[-1]:.2f}: to get a model that can be exported, make it at least {needed}."
+                f"{self.alpha(iterations - 1)[-1]:.2f}: to get a model that can be exported, make it at "
+                f"least {needed}."
             )
         return found
 
@@ -143,7 +149,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """Per level, from ``start`` to ``end`` along half a cosine in the logarithm, after ``warmup`` linear iterations."""
+    """Per level, from ``start`` to ``end`` along half a cosine in the logarithm,
+    after ``warmup`` linear iterations."""
 
     start: tuple[float, ...]
     end: tuple[float, ...]

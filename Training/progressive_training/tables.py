@@ -14,16 +14,17 @@ from ProgressiveRegistrationLib.files import write_text
 from .evaluation import PairResult, compare
 
 PROTOCOL = (
-    "TRE = |T(x) - y| in mm, T from the fixed to the moving image, x and y the fixed and moving landmark; continuous, not "
-    "snapped to voxels; all landmarks count. "
-    "± is the standard deviation over landmarks (divided by n, as in the paper's Table II); of folding, over pairs. "
-    "Folding = voxels of the field's own grid with a Jacobian determinant <= 0, in the fixed image's field of view and in "
-    "its lung."
+    "TRE = |T(x) - y| in mm, T from the fixed to the moving image, x and y the fixed and moving landmark; "
+    "continuous, not snapped to voxels; all landmarks count. "
+    "± is the standard deviation over landmarks (divided by n, as in the paper's Table II); of folding, "
+    "over pairs. Folding = voxels of the field's own grid with a Jacobian determinant <= 0, in the fixed "
+    "image's field of view and in its lung."
 )
 
 
 def mean_sd(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation (divided by n: the paper's "before" column agrees with that, not with n - 1)."""
+    """Mean and standard deviation (divided by n: the paper's "before" column agrees with that,
+    not with n - 1)."""
     values = np.asarray(values, float)
     return float(values.mean()), float(values.std())
 
@@ -31,9 +32,9 @@ def mean_sd(values: np.ndarray) -> tuple[float, float]:
 def table(results: list[PairResult]) -> list[dict[str, Any]]:
     """One row a pair, then one for every data set with several pairs, then "All".
 
-    Keys: ``data_set``, ``pair``, ``landmarks``, ``before_mean``, ``before_sd``, and per method ``LABEL_mean``,
-    ``LABEL_sd`` (mm), ``LABEL_folding_fov``, ``LABEL_folding_lung`` (percent), in sums also their ``_sd``, and
-    ``LABEL_seconds``.
+    Keys: ``data_set``, ``pair``, ``landmarks``, ``before_mean``, ``before_sd``, and per method
+    ``LABEL_mean``, ``LABEL_sd`` (mm), ``LABEL_folding_fov``, ``LABEL_folding_lung`` (percent), in sums also
+    their ``_sd``, and ``LABEL_seconds``.
     """
     rows = [_row(r.data_set, r.name, [r]) for r in results]
     names = list(dict.fromkeys(r.data_set for r in results))
@@ -63,7 +64,8 @@ def _row(data_set: str, name: str, group: list[PairResult]) -> dict[str, Any]:
 
 
 def summary(results: list[PairResult], lung_boxes: str, refinement: str | None, notes: list[str]) -> dict:
-    """Everything but single landmarks, for JSON; the first method is compared with the last when there are several."""
+    """Everything but single landmarks, for JSON; the first method is compared
+    with the last when there are several."""
     labels = list(results[0].methods)
     out: dict[str, Any] = {
         "protocol": PROTOCOL,

@@ -69,10 +69,11 @@ class Trainer:
             try:
                 self._report(text)
             except OSError:
-                # Often into a file on the disk that is full, or to a terminal that is gone: no reason to stop.
+                # Often into a file on the disk that is full, or to a terminal that is gone: no reason to
+                # stop.
                 pass
 
-    # Building -------------------------------------------------------------------------------------------------------
+    # Building -----------------------------------------------------------------------------------------------
 
     def _open_data(self) -> None:
         config = self.config
@@ -124,7 +125,7 @@ class Trainer:
         self.iteration, self.seconds, self.history = 0, 0.0, []
         self.steps = [0] * options.levels
 
-    # Checkpoints ----------------------------------------------------------------------------------------------------
+    # Checkpoints --------------------------------------------------------------------------------------------
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -142,7 +143,8 @@ class Trainer:
         }
 
     def save(self) -> Path | None:
-        """Write a checkpoint (process 0); raises OutputError, after which the earlier checkpoints still stand."""
+        """Write a checkpoint (process 0); raises OutputError,
+        after which the earlier checkpoints still stand."""
         if not self.fabric.is_global_zero:
             return None
         folder = self.checkpoint_folder
@@ -178,7 +180,8 @@ class Trainer:
         return f"the last good checkpoint is {found[-1]}." if found else "there is no checkpoint yet."
 
     def load(self, path: Path, new_run: bool = False) -> None:
-        """Continue from a checkpoint; only a ``new_run`` may use another optimiser, whose state then begins anew.
+        """Continue from a checkpoint; only a ``new_run`` may use another optimiser,
+        whose state then begins anew.
 
         Raises ModelError for another architecture or a damaged file, InputError for another optimiser.
         """
@@ -219,7 +222,8 @@ class Trainer:
         self._take_over_record(state, changed)
 
     def _take_over_record(self, state: dict, changed: list[str]) -> None:
-        """Add what a checkpoint's weights were trained on to this run's record; older ones must be guessed at."""
+        """Add what a checkpoint's weights were trained on to this run's record;
+        older ones must be guessed at."""
         if "steps" in state:
             self.steps = list(state["steps"])
         else:
@@ -234,7 +238,7 @@ class Trainer:
         known = before is not None and self.scans is not None
         self.scans = sorted((Counter(before) | Counter(self.scans)).elements()) if known else None
 
-    # Running --------------------------------------------------------------------------------------------------------
+    # Running ------------------------------------------------------------------------------------------------
 
     def run(self, resume: bool = False, start_from: Path | None = None, until: int | None = None) -> int:
         """Train to the end of the schedule (or to ``until``); returns the iteration reached.
@@ -245,8 +249,8 @@ class Trainer:
         found = checkpoint.checkpoints(self.checkpoint_folder)
         if found and not resume:
             raise InputError(
-                f"The run {self.config.run_folder} exists already: add --resume to continue it, or give the configuration "
-                "another name."
+                f"The run {self.config.run_folder} exists already: add --resume to continue it, or give the "
+                "configuration another name."
             )
         # Before the scans are prepared, which may take hours.
         checkpoint.make_folder(self.config.run_folder)
@@ -279,14 +283,16 @@ class Trainer:
         self.stop_reason = "signal received"
 
     def _anywhere(self, flag: bool) -> bool:
-        """Is it so in any process? All must ask together: one that stops alone leaves the others waiting for it."""
+        """Is it so in any process? All must ask together:
+        one that stops alone leaves the others waiting for it."""
         if self.fabric.world_size == 1:
             return flag
         found = torch.tensor(float(flag), device=self.fabric.device)
         return float(self.fabric.all_reduce(found, reduce_op="max")) > 0
 
     def _draw(self, iteration: int) -> Sample:
-        """The sample of an iteration: keyed by seed and number, so that it does not depend on how training went."""
+        """The sample of an iteration: keyed by seed and number,
+        so that it does not depend on how training went."""
         side = self.plain.side(self.schedule.finest(iteration))
         number = iteration * self.fabric.world_size + self.fabric.global_rank
         return self.stream.sample(number, image_side(side), side)
@@ -351,7 +357,8 @@ class Trainer:
             log.figure("levels", self._level_maps(), self.iteration)
 
     def _level_maps(self) -> Figure:
-        """Level maps (paper, Fig. 7) and an overlay of a held-out pair, or of a training one when there is none."""
+        """Level maps (paper, Fig. 7) and an overlay of a held-out pair,
+        or of a training one when there is none."""
         from .pictures import level_maps
 
         alpha = self.schedule.alpha(self.iteration - 1)
@@ -365,7 +372,8 @@ class Trainer:
         return level_maps(sample, fields, total, self.iteration)
 
     def _or_warn(self, what: str, write: Callable[[], object]) -> None:
-        """Write in passing: a full disk must not end a run of days, and what was written before still stands."""
+        """Write in passing: a full disk must not end a run of days,
+        and what was written before still stands."""
         try:
             write()
         except OutputError as error:
@@ -450,7 +458,8 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor, side: int, iteration: int | None = None) -> torch.Tensor:
-        """The averaged network's field (1, 3, side, side, side) for images, at the weights of an iteration."""
+        """The averaged network's field (1, 3, side, side, side) for images,
+        at the weights of an iteration."""
         alpha = self.schedule.alpha(self.iteration - 1 if iteration is None else iteration)
         images = images.to(self.fabric.device, memory_format=torch.channels_last_3d)
         with self.fabric.autocast():
@@ -458,9 +467,11 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict | None:
-        """Held-out error inside the lung, mm, on a fixed list of deformations, and TRE on the configured pairs.
+        """Held-out error inside the lung, mm, on a fixed list of deformations,
+        and TRE on the configured pairs.
 
-        None when a signal comes meanwhile (a mean over fewer would be another figure), and in processes but the first.
+        None when a signal comes meanwhile (a mean over fewer would be another figure), and in processes but
+        the first.
         """
         if not self.fabric.is_global_zero:
             return None

@@ -1,11 +1,12 @@
 """From the network's answer to a field: smoothed, and carried on from the lungs into what lies around them.
 
-Neighbouring voxels of the answer differ by more than breathing makes them, so it is smoothed: real and phantom pairs come out 4 %
-better, and a refinement ends 3 to 12 % better from there (REFINEMENT.md).
+Neighbouring voxels of the answer differ by more than breathing makes them, so it is smoothed: real and
+phantom pairs come out 4 % better, and a refinement ends 3 to 12 % better from there (REFINEMENT.md).
 
-Training weighs the lungs and, far less, the rest of the body; air around the body not at all, so what the network says there means
-nothing and may fold. Near the lungs its answer is kept; away from them each voxel takes an average of the nearest lung's
-displacement, over the wider a neighbourhood the farther away it lies (pull-push: Gortler et al., "The Lumigraph", 1996).
+Training weighs the lungs and, far less, the rest of the body; air around the body not at all, so what the
+network says there means nothing and may fold. Near the lungs its answer is kept; away from them each voxel
+takes an average of the nearest lung's displacement, over the wider a neighbourhood the farther away it lies
+(pull-push: Gortler et al., "The Lumigraph", 1996).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ FADE_MM = 16.0  # from the lungs to where the network counts no more
 
 
 def smoothed(u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The field ``u`` (3, D, H, W) after a Gaussian of ``SMOOTH_MM``; ``spacing``: (x, y, z) mm of the lattice."""
+    """The field ``u`` (3, D, H, W) after a Gaussian of ``SMOOTH_MM``; ``spacing``: (x, y, z)
+    mm of the lattice."""
     sigma = (0.0, *(SMOOTH_MM / s for s in spacing[::-1]))
     return ndimage.gaussian_filter(np.asarray(u, np.float32), sigma, mode="nearest", truncate=3.0)
 
@@ -34,8 +36,8 @@ def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, 
 
     Returns
     -------
-    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it farther from them
-    than ``FADE_MM`` and four voxels.
+    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it
+    farther from them than ``FADE_MM`` and four voxels.
     """
     if not mask.any():
         return np.asarray(u, np.float32)
@@ -49,7 +51,8 @@ def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, 
 
 
 def _filled(values: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-    """(1, c, D, H, W) values where ``trust`` (1, 1, D, H, W) is 1, and where it is 0 those of a coarser lattice."""
+    """(1, c, D, H, W) values where ``trust`` (1, 1, D, H, W) is 1,
+    and where it is 0 those of a coarser lattice."""
     sides = values.shape[2:]
     if max(sides) <= 2:
         return (

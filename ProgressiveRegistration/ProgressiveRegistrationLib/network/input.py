@@ -1,7 +1,9 @@
-"""From HU to what the network sees: intensity window, lung box on the network's grid, Gaussian gradient magnitude.
+"""From HU to what the network sees: intensity window, lung box on the network's grid,
+Gaussian gradient magnitude.
 
-The paper (section II-E) feeds the gradient magnitude because lung density changes with breathing, so that edges are what
-two phases share. The window is ours: it takes bone and contrast agent out, and matches data that come clipped.
+The paper (section II-E) feeds the gradient magnitude because lung density changes with breathing, so that
+edges are what two phases share. The window is ours: it takes bone and contrast agent out, and matches data
+that come clipped.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def window_to_unit(hu: torch.Tensor, window: tuple[float, float] = WINDOW) -> to
 
 
 def gaussian_derivative_kernels(sigma: float) -> tuple[list[float], list[float]]:
-    """Sampled Gaussian and its derivative, 2 * ceil(4 sigma) + 1 taps; they sum to 1 and respond with 1 to a unit ramp."""
+    """Sampled Gaussian and its derivative, 2 * ceil(4 sigma) + 1 taps;
+    they sum to 1 and respond with 1 to a unit ramp."""
     radius = math.ceil(4 * sigma)
     x = np.arange(-radius, radius + 1)
     gauss = np.exp(-0.5 * (x / sigma) ** 2)
@@ -37,7 +40,8 @@ def gaussian_derivative_kernels(sigma: float) -> tuple[list[float], list[float]]
 
 
 def _filter(t: torch.Tensor, taps: list[float], axis: int) -> torch.Tensor:
-    """Correlate along a spatial axis (2, 3 or 4) with edge replication, as shifted adds: faster than a convolution here."""
+    """Correlate along a spatial axis (2, 3 or 4) with edge replication, as shifted adds:
+    faster than a convolution here."""
     radius = len(taps) // 2
     pad = [0] * 6
     pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
@@ -70,9 +74,11 @@ def gradient_magnitude(t: torch.Tensor, sigma: float = SIGMA) -> torch.Tensor:
 
 
 def sample_on_grid(image: sitk.Image, grid: Grid) -> np.ndarray:
-    """(z, y, x) float32 HU of ``image`` at the grid's voxels; past the image's edge its border voxels continue.
+    """(z, y, x) float32 HU of ``image`` at the grid's voxels;
+    past the image's edge its border voxels continue.
 
-    Where the grid is coarser than the image, the image is first averaged over whole voxels, so that nothing aliases.
+    Where the grid is coarser than the image, the image is first averaged over whole voxels, so that nothing
+    aliases.
     """
     return grid.sample(image, shrink=_shrink_factors(image, grid))
 

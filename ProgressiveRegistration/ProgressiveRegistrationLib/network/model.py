@@ -1,4 +1,5 @@
-"""A trained model: a card (JSON), weights (safetensors) with a checksum, and the device and precision they run at."""
+"""A trained model: a card (JSON), weights (safetensors) with a checksum,
+and the device and precision they run at."""
 
 from __future__ import annotations
 
@@ -69,8 +70,8 @@ class ModelCard:
             raise ModelError(f"{path} is not a model card: it has no format number.")
         if content["format"] > CARD_FORMAT:
             raise ModelError(
-                f"The model card {path} has format {content['format']}, and this program reads up to {CARD_FORMAT}; "
-                f"update Progressive Registration."
+                f"The model card {path} has format {content['format']}, and this program reads up to "
+                f"{CARD_FORMAT}; update Progressive Registration."
             )
         known = {f.name for f in fields(cls)} - {"path"}
         needed = known - {"description", "licence", "extra"}
@@ -108,8 +109,8 @@ class ModelCard:
             ) from None
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ModelError(
-                f"The weights {path} do not have the checksum that their card states: damaged or changed; install the "
-                f"model again."
+                f"The weights {path} do not have the checksum that their card states: damaged or changed; "
+                f"install the model again."
             )
         try:
             return load(content)
@@ -120,7 +121,8 @@ class ModelCard:
 
 
 def metrics_text(metrics: dict[str, Any]) -> str:
-    """A card's figures, those of one protocol together: "zero field 15.92 mm; validation: lung error 8.21 mm"."""
+    """A card's figures, those of one protocol together: "zero field 15.92 mm; validation:
+    lung error 8.21 mm"."""
     figures, groups = [], []
     for key, value in metrics.items():
         if isinstance(value, dict):
@@ -135,7 +137,8 @@ def metrics_text(metrics: dict[str, Any]) -> str:
 
 
 def model_folders() -> list[Path]:
-    """Where cards are looked for: $PROGRESSIVE_REGISTRATION_MODELS, wheel, source checkout, Slicer's install tree."""
+    """Where cards are looked for: $PROGRESSIVE_REGISTRATION_MODELS, wheel, source checkout,
+    Slicer's install tree."""
     here = Path(__file__).resolve().parents[1]
     places = [
         here / "Models",
@@ -202,7 +205,8 @@ def choose_device(device: str = "auto") -> torch.device:
 
 @lru_cache(maxsize=1)
 def _mps_runs_networks() -> bool:
-    """Is there an Apple GPU whose torch has the 3D layers of the network? Early versions lack some of them."""
+    """Is there an Apple GPU whose torch has the 3D layers of the network?
+    Early versions lack some of them."""
     if not torch.backends.mps.is_available():
         return False
     try:
@@ -227,7 +231,8 @@ def available_devices() -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def _cpu_has_bfloat16() -> bool:
-    """Does the CPU multiply bfloat16 in hardware (AVX512_BF16, AMX, Arm BF16)? Emulated it is slower than float32."""
+    """Does the CPU multiply bfloat16 in hardware (AVX512_BF16, AMX, Arm BF16)?
+    Emulated it is slower than float32."""
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         check = getattr(torch.cpu, name, None)
         if check is not None and check():
@@ -287,7 +292,8 @@ class Model:
 
         Parameters
         ----------
-        images : (1, 2, D, H, W) float32, fixed and moving, as ``network_input`` makes them; sides as ``card.size``.
+        images : (1, 2, D, H, W) float32, fixed and moving, as ``network_input`` makes them; sides as
+            ``card.size``.
 
         Returns
         -------
@@ -331,7 +337,8 @@ def load_model(name_or_path: str | os.PathLike | None = None, device: str = "aut
 
 
 def write_model(card: ModelCard, weights: dict[str, torch.Tensor], folder: str | os.PathLike) -> ModelCard:
-    """Write NAME.safetensors and NAME.json; kernels in float16, checksum filled in. Returns the card as written."""
+    """Write NAME.safetensors and NAME.json; kernels in float16, checksum filled in.
+    Returns the card as written."""
     from safetensors.torch import save
 
     from ..files import replacing, write_text

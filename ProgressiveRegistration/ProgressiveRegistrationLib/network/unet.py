@@ -1,7 +1,8 @@
 """The network as it runs at test time: the paper's baseline architecture (section II-A).
 
-A 3D U-Net after Çiçek et al. (2016) with two input and three output channels, half the channels and Leaky ReLU 0.01. The
-layers that exist only while training (input and output convolutions of the lower levels) live in ``Training/``.
+A 3D U-Net after Çiçek et al. (2016) with two input and three output channels, half the channels and Leaky
+ReLU 0.01. The layers that exist only while training (input and output convolutions of the lower levels) live
+in ``Training/``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ LEAKINESS = 0.01
 
 
 def maps_of_level(width: int, level: int) -> tuple[int, int, int]:
-    """Feature maps of a level (0 = finest): those it receives from above, after its first and after its second convolution.
+    """Feature maps of a level (0 = finest): those it receives from above,
+    after its first and after its second convolution.
 
     The finest level receives the two images.
     """
@@ -22,7 +24,8 @@ def maps_of_level(width: int, level: int) -> tuple[int, int, int]:
 
 
 class ConvBlock(nn.Sequential):
-    """3x3x3 convolution, batch normalisation, Leaky ReLU. ``norm`` builds the normalisation of a number of maps."""
+    """3x3x3 convolution, batch normalisation, Leaky ReLU. ``norm`` builds
+    the normalisation of a number of maps."""
 
     def __init__(self, maps_in: int, maps_out: int, norm=nn.BatchNorm3d) -> None:
         super().__init__()
@@ -40,7 +43,8 @@ class RegistrationUNet(nn.Module):
     levels : resolution levels; the input's sides must be divisible by 2**(levels - 1).
     norm : callable(maps) -> module; the default is batch normalisation.
 
-    Shapes: (n, 2, D, H, W), channel 0 fixed and 1 moving, -> (n, 3, D, H, W), channels x, y, z, in voxels of the input grid.
+    Shapes: (n, 2, D, H, W), channel 0 fixed and 1 moving, -> (n, 3, D, H, W), channels x, y, z, in voxels of
+    the input grid.
     """
 
     def __init__(self, width: int = 8, levels: int = 5, norm=nn.BatchNorm3d) -> None:

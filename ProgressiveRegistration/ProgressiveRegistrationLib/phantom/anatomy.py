@@ -16,7 +16,8 @@ LENGTH = 262.0  # from there to the deepest sulcus
 
 
 def squarish(xi: np.ndarray, eta: np.ndarray) -> np.ndarray:
-    """The (|xi|^2.5 + |eta|^2.5)^(1/2.5) of a cross-section: 1 on its rim, which is squarer than an ellipse."""
+    """The (|xi|^2.5 + |eta|^2.5)^(1/2.5) of a cross-section: 1 on its rim,
+    which is squarer than an ellipse."""
     xi, eta = np.abs(xi), np.abs(eta)
     # Square roots are several times faster than powers.
     return (xi * xi * np.sqrt(xi) + eta * eta * np.sqrt(eta) + 1e-12) ** 0.4

@@ -1,9 +1,9 @@
 """A breathing thorax through a whole breath: a 4DCT of made-up phases whose every motion is known exactly.
 
-Phase 0 % is full inhale and phase 50 % full exhale, as in 4DCT. The diaphragm's depth follows Lujan et al., "A method for
-incorporating organ motion due to breathing into 3D dose calculations", Medical Physics 26 (1999) 715: cos^2n, n = 2, so that
-the chest rests longer at exhale. With a hysteresis the chest wall and the lung's unevenness lag behind the diaphragm, and
-no point comes back on the way it went.
+Phase 0 % is full inhale and phase 50 % full exhale, as in 4DCT. The diaphragm's depth follows Lujan et al.,
+"A method for incorporating organ motion due to breathing into 3D dose calculations", Medical Physics 26
+(1999) 715: cos^2n, n = 2, so that the chest rests longer at exhale. With a hysteresis the chest wall and the
+lung's unevenness lag behind the diaphragm, and no point comes back on the way it went.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def breathing_cycle(
 
     Parameters
     ----------
-    hysteresis : share of a breath by which the chest wall and the lung's unevenness lag behind the diaphragm, 0 to 0.15.
+    hysteresis : share of a breath by which the chest wall and the lung's unevenness lag behind the diaphragm,
+        0 to 0.15.
     done : called after every phase with how many there are.
     seed, amplitude, landmarks, options : as for ``breathing_thorax``.
 
@@ -121,10 +122,11 @@ def breathing_cycle(
 
 
 def write_cycle(cycle: ThoraxCycle, folder: str | os.PathLike) -> list[Path]:
-    """Write all phases and their truth into ``folder`` (made if missing); gives the files' paths; or OutputError.
+    """Write all phases and their truth into ``folder`` (made if missing); gives the files' paths;
+    or OutputError.
 
-    For each phase its image, lungs and landmarks; ``phases.csv``, which ``sequence`` reads; and from the phase of full
-    exhale to each other one ``true_field_<phase>.nrrd``.
+    For each phase its image, lungs and landmarks; ``phases.csv``, which ``sequence`` reads; and from the
+    phase of full exhale to each other one ``true_field_<phase>.nrrd``.
     """
     folder = Path(folder)
     try:
@@ -157,7 +159,8 @@ def _depth(amplitude: float, time: float) -> float:
 
 
 def _displacement(first: Motion, second: Motion, grid: Grid) -> np.ndarray:
-    """(z, y, x, 3) float32 mm on ``grid``: the lungs' motion within the rib cage and two voxels beyond, else the wall's."""
+    """(z, y, x, 3) float32 mm on ``grid``: the lungs' motion within the rib cage and two voxels beyond,
+    else the wall's."""
     points = grid.points().reshape(-1, 3).astype(np.float64)
     out = np.empty((len(points), 3), np.float32)
     margin = 2.0 * max(grid.spacing)

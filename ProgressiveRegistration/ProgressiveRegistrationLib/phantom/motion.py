@@ -62,8 +62,9 @@ class Motion:
     def partial(self, depth: float, lagging: float) -> Motion:
         """The way from another state of the breath to full inhale, in place of the way from full exhale.
 
-        ``depth``: mm of the diaphragm from there to full inhale; ``lagging``: what the chest wall, the lung's unevenness and
-        the heart still have before them, as a diaphragm's mm. The two differ where the breath has a hysteresis.
+        ``depth``: mm of the diaphragm from there to full inhale; ``lagging``: what the chest wall, the lung's
+        unevenness and the heart still have before them, as a diaphragm's mm. The two differ where the breath
+        has a hysteresis.
         """
         if max(depth, lagging) <= 0 or not self.amplitude:
             return replace(self, amplitude=0.0, heart_beat=0.0)
@@ -206,7 +207,8 @@ def invert(function, points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
         if not unsolved.any():
             return out
         todo, x, value, error = todo[unsolved], x[unsolved], value[unsolved], error[unsolved]
-        # The Jacobian costs three evaluations; the first steps need a fresh one, later ones do well with the last.
+        # The Jacobian costs three evaluations; the first steps need a fresh one, later ones do well with the
+        # last.
         if iteration < 2 or iteration % 5 == 0:
             jacobian = np.empty((len(x), 3, 3))
             for axis in range(3):

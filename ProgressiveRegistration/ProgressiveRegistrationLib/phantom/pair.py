@@ -85,8 +85,8 @@ class ThoraxPair:
 
         Exact at each voxel centre. It is the lung's motion in the lungs, in what else lies within the rib
         cage, and for two voxels beyond (so that interpolating it at the pleura is sound); the chest wall's
-        motion elsewhere. It jumps there: the lung slides. (The couch lies still in the images; the field does not
-        know it.)
+        motion elsewhere. It jumps there: the lung slides. (The couch lies still in the images; the field does
+        not know it.)
         """
         return self._displacement("field")
 
@@ -196,7 +196,8 @@ class Chest:
     noises: list[np.random.Generator]
 
     def scanned(self, motion: Motion | None, stream: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
-        """(int16 HU, UInt8 lungs) where ``motion`` leads from the scanned state to full inhale; None: at inhale."""
+        """(int16 HU, UInt8 lungs) where ``motion`` leads from the scanned state to full inhale; None:
+        at inhale."""
         tissue = self.tissue if motion is None else self.tissue.moving_by(motion)
         hu, mask = tissue.at(self.grid, exhale=motion is not None)
         hu = scan(hu, self.grid, stream, self.kernel, self.noise, self.thickness)

@@ -1,4 +1,5 @@
-"""The phantom's true HU, before the scanner: every organ painted over the ones below it, each voxel by its share."""
+"""The phantom's true HU, before the scanner: every organ painted over the ones below it,
+each voxel by its share."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Tissue:
         self.select = np.random.Generator(np.random.PCG64(rng.integers(2**63)))
 
     def moving_by(self, motion: Motion) -> Tissue:
-        """The same chest in another state of its breath: the one from which ``motion`` leads to full inhale."""
+        """The same chest in another state of its breath:
+        the one from which ``motion`` leads to full inhale."""
         other = copy.copy(self)
         other.motion = motion
         return other
@@ -245,7 +247,8 @@ def determinant(x, y, z, spacing) -> np.ndarray:
 
 
 def slices(grid: Grid, lower, upper) -> tuple[slice, slice, slice]:
-    """The voxels (z, y, x) of an axis-aligned grid between two corners (x, y, z) in mm; infinite: to the edge."""
+    """The voxels (z, y, x) of an axis-aligned grid between two corners (x, y, z) in mm; infinite:
+    to the edge."""
     out = []
     for n, spacing, origin, low, high in zip(grid.size, grid.spacing, grid.origin, lower, upper):
         centres = origin + spacing * np.arange(n)

@@ -1,4 +1,5 @@
-"""Adam for one tensor. ``torch.optim`` would do, but imports torch's compiler at its first step: a second in which no stop is heard."""
+"""Adam for one tensor. ``torch.optim`` would do, but imports torch's compiler at its first step:
+a second in which no stop is heard."""
 
 from __future__ import annotations
 

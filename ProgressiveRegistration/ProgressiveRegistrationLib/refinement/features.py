@@ -1,8 +1,9 @@
-"""What the refinement compares: self-similarity of each voxel's neighbourhood (MIND-SSC), which lung density does not change.
+"""What the refinement compares: self-similarity of each voxel's neighbourhood (MIND-SSC),
+which lung density does not change.
 
-Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using self-similarities", MICCAI 2013:
-how alike are the twelve pairs of neighbours of a voxel? Rows of twelve numbers a voxel, in half precision, so that one
-look-up fetches a voxel's whole description.
+Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using self-similarities",
+MICCAI 2013: how alike are the twelve pairs of neighbours of a voxel? Rows of twelve numbers a voxel, in half
+precision, so that one look-up fetches a voxel's whole description.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _NEIGHBOURS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 
 def sample_mapped(image: sitk.Image, grid: Grid, affine: Affine) -> torch.Tensor:
     """(z, y, x) float32: the windowed image, 0 to 1, at ``affine(x)`` of the grid's voxels x.
 
-    Where the grid is coarser than the image, whole voxels are averaged first; past the image its border voxels continue.
+    Where the grid is coarser than the image, whole voxels are averaged first; past the image its border
+    voxels continue.
     """
     steps = affine.matrix @ grid.index_to_world_matrix  # mm of one grid step, in the image's frame
     along = np.abs(np.linalg.solve(Grid.from_image(image).index_to_world_matrix, steps)).max(1)
@@ -42,7 +44,8 @@ def mind_ssc(image: torch.Tensor, *, noise: float = 0.0, cancelled: Stop = None)
 
     Parameters
     ----------
-    noise : variance (squared intensity) that is added to the local one, so that noise in flat tissue makes no pattern.
+    noise : variance (squared intensity) that is added to the local one, so that noise in flat tissue makes no
+        pattern.
     """
     out = torch.empty((*image.shape, CHANNELS), dtype=torch.float16, device=image.device)
     step = max(1, SLAB_VOXELS // (image.shape[1] * image.shape[2]))
@@ -55,10 +58,12 @@ def mind_ssc(image: torch.Tensor, *, noise: float = 0.0, cancelled: Stop = None)
 
 
 def distinctness(image: torch.Tensor, index: np.ndarray) -> np.ndarray:
-    """(n,) float64, intensity per voxel: how steep an image (D, H, W) is along its least steep direction, near voxels (n, 3) x, y, z.
+    """(n,) float64, intensity per voxel: how steep an image (D, H, W) is along its least steep direction,
+    near voxels (n, 3) x, y, z.
 
-    The root of 1 / trace(S^-1), S the structure tensor over 3^3 voxels: Förstner and Gülch, "A fast operator for detection and
-    precise location of distinct points, corners and centres of circular features", ISPRS 1987.
+    The root of 1 / trace(S^-1), S the structure tensor over 3^3 voxels: Förstner and Gülch, "A fast operator
+    for detection and precise location of distinct points, corners and centres of circular features", ISPRS
+    1987.
     """
     x, y, z = torch.from_numpy(np.ascontiguousarray(index.T))
     slopes = torch.gradient(image)
@@ -92,7 +97,8 @@ def _mind_slab(padded: torch.Tensor, noise: float) -> torch.Tensor:
 
 
 def _pairs() -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The twelve pairs of neighbours that are not opposite: the first one's offset, and the step to the other (z, y, x)."""
+    """The twelve pairs of neighbours that are not opposite: the first one's offset,
+    and the step to the other (z, y, x)."""
     for i, p in enumerate(_NEIGHBOURS):
         for q in _NEIGHBOURS[i + 1 :]:
             step = tuple(b - a for a, b in zip(p, q))

@@ -1,4 +1,5 @@
-"""Values on regular lattices in LPS space, as torch sees them: look-up at points, smoothing, subdivision, roughness."""
+"""Values on regular lattices in LPS space, as torch sees them: look-up at points, smoothing, subdivision,
+roughness."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def look_up(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 
 class RowsAt:
-    """Rows (D*H*W, c) of an LPS-aligned lattice at LPS points (n, 3), trilinear; past the border its value, slope 0."""
+    """Rows (D*H*W, c) of an LPS-aligned lattice at LPS points (n, 3), trilinear; past the border its value,
+    slope 0."""
 
     def __init__(self, lattice: Lattice, rows: torch.Tensor, points: torch.Tensor) -> None:
         index = lattice.index(points)
@@ -82,10 +84,11 @@ def smoothed(nodes: torch.Tensor) -> torch.Tensor:
 
 
 def subdivided(nodes: torch.Tensor) -> torch.Tensor:
-    """Control values (3, d, h, w) of cubic B-splines -> (3, 2d-1, 2h-1, 2w-1): one step of subdivision; ends stay.
+    """Control values (3, d, h, w) of cubic B-splines -> (3, 2d-1, 2h-1, 2w-1): one step of subdivision;
+    ends stay.
 
-    Trilinear look-up then follows the spline closely: a field that is trilinear between its own nodes has creases, which cost
-    accuracy and show in the Jacobian determinant.
+    Trilinear look-up then follows the spline closely: a field that is trilinear between its own nodes has
+    creases, which cost accuracy and show in the Jacobian determinant.
     """
     for axis in (1, 2, 3):
         n = nodes.shape[axis]

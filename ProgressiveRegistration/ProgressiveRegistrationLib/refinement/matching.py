@@ -18,9 +18,11 @@ MASK_MM, WEIGHT_MM = 2.0, 2.0  # of the lattices on which points are drawn and w
 
 
 class LungPoints:
-    """Where the data term looks: points of the dilated lung mask, LPS mm, more of them where the image is distinct.
+    """Where the data term looks: points of the dilated lung mask, LPS mm,
+    more of them where the image is distinct.
 
-    A vessel's fork says where a place has moved to; along a wall it may slide, in even tissue it may be anywhere.
+    A vessel's fork says where a place has moved to; along a wall it may slide, in even tissue it may be
+    anywhere.
     """
 
     def __init__(self, mask: sitk.Image, dilation_mm: float, image: sitk.Image) -> None:
@@ -40,7 +42,8 @@ class LungPoints:
         self._cumulative = np.cumsum(self._weights(image, places))
 
     def _weights(self, image: sitk.Image, places: np.ndarray) -> np.ndarray:
-        """(n,): how distinct the image is around LPS places (n, 3); neither 0 nor ruled by a few strong corners."""
+        """(n,): how distinct the image is around LPS places (n, 3);
+        neither 0 nor ruled by a few strong corners."""
         grid = self.box.grid(1).with_spacing(WEIGHT_MM)
         index = np.clip(np.rint(grid.world_to_index(places)).astype(int), 0, np.asarray(grid.size) - 1)
         found = distinctness(sample_mapped(image, grid, Affine.identity()), index)
@@ -48,7 +51,8 @@ class LungPoints:
         return np.minimum(found, high) + max(low, 0.2 * found.mean()) + 1e-6
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """(count, 3) float32 LPS mm, neighbours near each other in the list: what is looked up there then lies near, too."""
+        """(count, 3) float32 LPS mm, neighbours near each other in the list:
+        what is looked up there then lies near, too."""
         share = torch.rand(count, generator=generator, dtype=torch.float64).sort()[0]
         level = share.numpy() * self._cumulative[-1]
         chosen = np.minimum(np.searchsorted(self._cumulative, level), len(self.index) - 1)
@@ -82,7 +86,8 @@ class FeaturePair:
         self.device = warp.device
         box = lung.box.grown(2 * self.voxel_mm)
         grid = box.grid(1).with_spacing(self.voxel_mm)
-        # one lattice goes on in the other: were they shifted, interpolation would pull even identical images 0.2 mm apart
+        # one lattice goes on in the other: were they shifted, interpolation would pull even identical images
+        # 0.2 mm apart
         low = np.floor(grid.world_to_index(np.asarray(outer.lower))).astype(int)
         high = np.ceil(grid.world_to_index(np.asarray(outer.upper))).astype(int)
         larger = Grid(tuple(high - low + 1), grid.spacing, grid.index_to_world(low))
@@ -115,20 +120,23 @@ class FeaturePair:
         return RowsAt(self.fixed, self.fixed_rows, points).value()
 
     def seen(self, points: torch.Tensor) -> torch.Tensor:
-        """(n,) 1 where the moving image shows these LPS points, 0 past its border, where features are made up."""
+        """(n,) 1 where the moving image shows these LPS points, 0 past its border,
+        where features are made up."""
         index = points @ self.to_index.T + self.index_offset
         return ((index >= self.first) & (index <= self.last)).all(1).float()
 
     def difference(
         self, points: torch.Tensor, wanted: torch.Tensor
     ) -> tuple[torch.Tensor, RowsAt, torch.Tensor]:
-        """At LPS points (n, 3): features minus ``wanted`` (n, 12), where they were looked up, ``seen`` (n,)."""
+        """At LPS points (n, 3): features minus ``wanted`` (n, 12),
+        where they were looked up, ``seen`` (n,)."""
         found = RowsAt(self.moving, self.moving_rows, points)
         return found.value() - wanted, found, self.seen(points)
 
 
 def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    """(count,) the indices of drawn points in random order: for each, another place that has nothing to do with it."""
+    """(count,) the indices of drawn points in random order: for each,
+    another place that has nothing to do with it."""
     return torch.randperm(count, generator=generator).to(device)
 
 

@@ -1,9 +1,11 @@
-"""Refine one pair's field: a short optimisation that starts from the network's field (or from the box-to-box affine).
+"""Refine one pair's field: a short optimisation that starts from the
+network's field (or from the box-to-box affine).
 
-T(x) = A(x + w(x)): A is the affine map that the field has outside its grid (the box-to-box map), w is what is optimised, in mm of
-the fixed frame. The moving image is seen through A, so that both images' features live on lattices of one spacing. Stage by
-stage a finer lattice of nodes is added to w. The cost is the difference of self-similarity features (``features.py``) at points in
-the dilated lung, more of them where the image is distinct, plus the squared gradient of w. The nodes are control points of cubic B-splines.
+T(x) = A(x + w(x)): A is the affine map that the field has outside its grid (the box-to-box map), w is what is
+optimised, in mm of the fixed frame. The moving image is seen through A, so that both images' features live on
+lattices of one spacing. Stage by stage a finer lattice of nodes is added to w. The cost is the difference of
+self-similarity features (``features.py``) at points in the dilated lung, more of them where the image is
+distinct, plus the squared gradient of w. The nodes are control points of cubic B-splines.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ MEETING = 40  # iterations' time that the mean takes, for the progress bar
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm: Adam's first and last step.
+    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm:
+    Adam's first and last step.
 
-    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a sum of 12).
+    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a
+    sum of 12).
     """
 
     voxel_mm: float
@@ -76,7 +80,8 @@ class Settings:
     both_ways: bool = False
 
 
-# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm (REFINEMENT.md)
+# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm
+# (REFINEMENT.md)
 _WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
 PRESETS = {
     "balanced": Settings(
@@ -106,24 +111,29 @@ def refine(
     Parameters
     ----------
     fixed, moving : CT in HU.
-    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as it is.
+    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as
+        it is.
     preset : "balanced", "accurate", or ``Settings``.
     mask : above 0 in the fixed image's lungs, on any grid.
     device : torch device of the optimisation.
-    seed : of the points that are drawn. Same seed, same field on a CPU; on a GPU sums differ in the last digits.
+    seed : of the points that are drawn. Same seed, same field on a CPU; on a GPU sums differ in the last
+        digits.
     progress : called with ("refinement", 0..1, text); cancelled : polled every iteration.
-    convergence : a list that gets a dict for each stage: its settings; at its start and end the data term, the
-        roughness (mean squared gradient of w) and ``unexplained``, the data term's share of what it is between places that
-        have nothing to do with each other; seconds. ``direction``: forward, or backward where a preset goes both ways;
-        ``start_share``: how much of the incoming residual was kept to start from.
+    convergence : a list that gets a dict for each stage: its settings; at its start and end the data term,
+        the roughness (mean squared gradient of w) and ``unexplained``, the data term's share of what it is
+        between places that have nothing to do with each other; seconds. ``direction``: forward, or backward
+        where a preset goes both ways; ``start_share``: how much of the incoming residual was kept to start
+        from.
 
     Returns
     -------
-    A field on ``field``'s grid (or a finer one, where that is coarser than 2.5 mm), with the same map outside.
+    A field on ``field``'s grid (or a finer one, where that is coarser than 2.5 mm), with the same map
+    outside.
 
     Raises
     ------
-    InputError : unknown preset, a mask without voxels, a field that does not reach the mask, or that leads out of the moving
+    InputError : unknown preset, a mask without voxels, a field that does not reach the mask, or that leads
+        out of the moving
     image. Cancelled.
     """
     settings = preset if isinstance(preset, Settings) else PRESETS.get(preset)
@@ -146,14 +156,15 @@ def refine(
 
 
 def doubts(convergence: list[dict[str, Any]]) -> list[str]:
-    """Sentences for a user whose pair the refinement could not line up; empty when nothing speaks against the result."""
+    """Sentences for a user whose pair the refinement could not line up;
+    empty when nothing speaks against the result."""
     left = convergence[-1]["unexplained"][1] if convergence else 0.0
     if left <= MOST_UNEXPLAINED:
         return []
     return [
-        f"After the refinement the lungs still differ by {100 * left:.0f} % of what unrelated places differ by (scans of one "
-        f"patient: below {100 * MOST_UNEXPLAINED:.0f} %): the result is not to be trusted; check that both images show "
-        f"one patient's lungs."
+        f"After the refinement the lungs still differ by {100 * left:.0f} % of what unrelated places differ "
+        f"by (scans of one patient: below {100 * MOST_UNEXPLAINED:.0f} %): the result is not to be trusted; "
+        f"check that both images show one patient's lungs."
     ]
 
 
@@ -167,7 +178,8 @@ def _check(field: DisplacementField, mask: sitk.Image) -> None:
     inside = Grid.from_image(mask).index_to_world(np.argwhere(values)[:, ::-1])
     if not field.grid.contains(inside).any():
         raise InputError(
-            "The displacement field lies elsewhere than the lung mask; give a field and a mask of the same fixed image."
+            "The displacement field lies elsewhere than the lung mask; give a field and a mask of the same "
+            "fixed image."
         )
 
 
@@ -293,8 +305,8 @@ def _check_seen(
     seen = float(pair.seen(points + warp.at(points)).mean())
     if seen < LEAST_SEEN:
         raise InputError(
-            f"The displacement field leads out of the moving image: only {100 * seen:.0f} % of the fixed image's lungs arrive "
-            f"in it; give a field of this pair."
+            f"The displacement field leads out of the moving image: only {100 * seen:.0f} % of the fixed "
+            f"image's lungs arrive in it; give a field of this pair."
         )
 
 

@@ -1,4 +1,5 @@
-"""The map while it is being refined: T(x) = A(x + w(x)), with w the sum of the incoming field and what was added stage by stage."""
+"""The map while it is being refined: T(x) = A(x + w(x)),
+with w the sum of the incoming field and what was added stage by stage."""
 
 from __future__ import annotations
 

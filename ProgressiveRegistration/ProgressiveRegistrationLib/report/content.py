@@ -133,8 +133,8 @@ def protocol(report: Mapping[str, Any]) -> list[str]:
             f"{report['precision']}."
         )
         out.append(
-            "The network's field is smoothed (Gaussian, 4 mm) and counts in and near the lungs: its weight fades to "
-            "nothing within about 2 cm of them, and the field is carried on smoothly from there."
+            "The network's field is smoothed (Gaussian, 4 mm) and counts in and near the lungs: its weight "
+            "fades to nothing within about 2 cm of them, and the field is carried on smoothly from there."
         )
     elif report["preset"]:
         out.append("No network ran: without it the lung boxes alone are laid over each other.")

@@ -1,4 +1,5 @@
-"""What Slicer's CTest runs without PyTorch: volumes, transforms and landmark errors on the application's own MRML."""
+"""What Slicer's CTest runs without PyTorch: volumes,
+transforms and landmark errors on the application's own MRML."""
 
 import unittest
 
