@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .cli_motion import add_commands as add_motion
 from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError, memory_errors
 from .memory import keep_freed_memory
 
@@ -465,6 +466,8 @@ def _command() -> str:
     """The command line as typed, for the report."""
     return shlex.join(["progressive-registration", *_typed])
 
+
+add_motion(app, sys.modules[__name__], EXIT_CODES)
 
 if __name__ == "__main__":
     sys.exit(main())

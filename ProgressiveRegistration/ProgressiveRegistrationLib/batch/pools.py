@@ -37,17 +37,25 @@ def make_pool(workers: int | None, scheduler: str | None, options: BatchOptions)
     ------
     InputError : both, or no worker. ClusterError : Dask or the scheduler is missing.
     """
-    if workers is not None and scheduler is not None:
-        raise InputError(
-            "Give either a number of workers on this machine or the address of a scheduler, not both."
-        )
-    if workers is not None and workers < 1:
-        raise InputError(f"{workers} workers cannot do anything; give 1 or more.")
-    if options.threads is not None and options.threads < 1:
-        raise InputError(f"{options.threads} threads cannot do anything; give 1 or more.")
+    _check_counts(workers, scheduler, options.threads)
     if workers is None and scheduler is None:
         yield InProcess(options)
         return
+    with dask_client(workers, scheduler, options.threads) as (client, threads):
+        yield Cluster(client, replace(options, threads=threads), scheduler)
+
+
+@contextmanager
+def dask_client(
+    workers: int | None, scheduler: str | None, threads: int | None
+) -> Iterator[tuple[Any, int | None]]:
+    """A Dask client, of that scheduler or of so many new processes here, and how many threads a task shall have.
+
+    Raises
+    ------
+    InputError, ClusterError : as ``make_pool``.
+    """
+    _check_counts(workers, scheduler, threads)
     try:
         import distributed  # noqa: F401
     except ImportError:
@@ -57,11 +65,21 @@ def make_pool(workers: int | None, scheduler: str | None, options: BatchOptions)
         ) from None
     if scheduler is not None:
         with _connected(scheduler) as client:
-            yield Cluster(client, options, scheduler)
+            yield client, threads
         return
     with _local_cluster(workers) as (client, cores):
-        threads = options.threads or max(1, cores // workers)
-        yield Cluster(client, replace(options, threads=threads), None)
+        yield client, threads or max(1, cores // workers)
+
+
+def _check_counts(workers: int | None, scheduler: str | None, threads: int | None) -> None:
+    if workers is not None and scheduler is not None:
+        raise InputError(
+            "Give either a number of workers on this machine or the address of a scheduler, not both."
+        )
+    if workers is not None and workers < 1:
+        raise InputError(f"{workers} workers cannot do anything; give 1 or more.")
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads cannot do anything; give 1 or more.")
 
 
 def _python() -> str:

@@ -1,0 +1,204 @@
+"""A sequence of phases: one command to fields that agree, resumed where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.landmarks import Landmarks, write_landmarks
+from ProgressiveRegistrationLib.sequence.cycle import adjusted, closing_error
+from ProgressiveRegistrationLib.sequence.motion import amplitude, mean_image
+from ProgressiveRegistrationLib.sequence.phases import find_phases
+from ProgressiveRegistrationLib.sequence.steps import DIRECT, plan
+from small_pair import GRID, chest, run, write_dicom
+
+SHIFTS = np.array(
+    [[0, 0, 9.0], [2, 0, 6], [0, 0, 0], [-1, 3, 4]]
+)  # of four phases; the third is the reference
+POINTS = np.array([[-45.0, 0, 0], [45, 10, -40], [40, -20, 30]])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One chest at four places, with landmarks: what lies between any two phases is a shift."""
+    path = tmp_path_factory.mktemp("phases")
+    rows = ["id,image,landmarks"]
+    for k, shift in enumerate(SHIFTS):
+        image = GRID.image(chest())
+        image.SetOrigin(np.asarray(GRID.origin) + shift)
+        sitk.WriteImage(image, str(path / f"p{k}.nrrd"))
+        write_landmarks(Landmarks(POINTS + shift, ["a", "b", "c"]), path / f"p{k}.mrk.json")
+        rows.append(f"p{k},p{k}.nrrd,p{k}.mrk.json")
+    (path / "phases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+OPTIONS = ["--reference", "p2", "--model", "none", "--preset", "fast", "--device", "cpu", "-q"]
+
+
+def test_sequence_of_shifted_chests_is_known_exactly_and_not_done_twice(capsys, folder, tmp_path):
+    out = tmp_path / "out"
+    code, printed, _ = run(capsys, "sequence", folder, "-o", out, *OPTIONS, "--json")
+    assert code == 0
+    report = json.loads(printed)
+    assert report == json.loads((out / "sequence.json").read_text(encoding="utf-8"))
+    assert report["reference"] == "p2"
+    for phase, shift in zip(report["phases"], SHIFTS):
+        if phase["name"] == "p2":
+            continue
+        assert phase["tre_mm"]["before"]["mean"] == pytest.approx(np.linalg.norm(shift), abs=1e-3)
+        assert phase["tre_mm"]["after"]["max"] < 1e-2
+        warped = sitk.ReadImage(str(out / f"warped_{phase['name']}.nrrd"))
+        inner = (slice(8, -8),) * 3
+        same = sitk.GetArrayFromImage(warped)[inner] - chest()[inner]
+        assert np.abs(same).max() <= 1
+    assert report["closing_error_mm"]["max"] < 1e-2
+    farthest = max(np.linalg.norm(a - b) for a in SHIFTS for b in SHIFTS)
+    assert report["amplitude_mm"]["mean"] == pytest.approx(farthest, abs=1e-2)
+    with open(out / "trajectories.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 12
+    for row in rows:
+        wanted = POINTS["abc".index(row["label"])] + SHIFTS[int(row["phase"][1])]
+        assert [float(row[f"{axis}_lps"]) for axis in "xyz"] == pytest.approx(wanted, abs=1e-2)
+    # mid-position -> reference: the reference lies off the mean place by minus the mean shift
+    back = DisplacementField.read(out / "midposition_field.nrrd")
+    assert back.sample(POINTS) == pytest.approx(np.tile(-SHIFTS.mean(0), (3, 1)), abs=1e-2)
+    assert "Motion amplitude" in (out / "sequence.html").read_text(encoding="utf-8")
+
+    before = {p: p.stat().st_mtime_ns for p in (out / ".sequence").glob("*/field.nrrd")}
+    assert len(before) == 7  # three phases, four steps round the cycle
+    (out / ".sequence" / "direct_p0" / "field.nrrd").unlink()
+    assert run(capsys, "sequence", folder, "-o", out, *OPTIONS)[0] == 0
+    after = {p: p.stat().st_mtime_ns for p in (out / ".sequence").glob("*/field.nrrd")}
+    assert sorted(p.parent.name for p in after if after[p] != before[p]) == ["direct_p0"]
+
+
+def test_workers_do_what_one_process_does(capsys, folder, tmp_path):
+    options = [*OPTIONS, "--no-warped", "--no-agreement"]
+    assert run(capsys, "sequence", folder, "-o", tmp_path / "one", *options)[0] == 0
+    assert run(capsys, "sequence", folder, "-o", tmp_path / "two", *options, "--workers", "2")[0] == 0
+    for name in ("p0", "p1", "p3"):
+        one, two = (
+            DisplacementField.read(tmp_path / which / f"field_{name}.nrrd") for which in ("one", "two")
+        )
+        assert np.array_equal(one.displacement, two.displacement)
+
+
+def test_arms_meet_opposite_to_the_reference(folder):
+    phases = find_phases([folder])
+    tasks = plan(phases, 2, cyclic=True, steps=True)
+    starts = {t.moving.name: t.neighbour for t in tasks if t.kind == DIRECT}
+    assert starts == {"p3": None, "p0": "direct_p3", "p1": None}
+    assert [(t.fixed.name, t.moving.name) for t in tasks if t.kind != DIRECT] == [
+        ("p0", "p1"),
+        ("p1", "p2"),
+        ("p2", "p3"),
+        ("p3", "p0"),
+    ]
+    row = plan(phases, 1, cyclic=False, steps=True)
+    assert {t.moving.name: t.neighbour for t in row if t.kind == DIRECT} == {
+        "p2": None,
+        "p3": "direct_p2",
+        "p0": None,
+    }
+    assert [(t.fixed.name, t.moving.name) for t in row if t.kind != DIRECT] == [
+        ("p0", "p1"),
+        ("p1", "p2"),
+        ("p2", "p3"),
+    ]
+
+
+def test_agreeing_fields_are_the_least_squares_solution():
+    grid = Grid((3, 3, 3), (10.0, 10.0, 10.0), (0.0, 0.0, 0.0))
+    rng = np.random.default_rng(1)
+
+    def shift() -> DisplacementField:
+        return DisplacementField(grid, np.broadcast_to(rng.normal(size=3), (*grid.shape, 3)))
+
+    direct, steps = {k: shift() for k in (0, 2, 3)}, {k: shift() for k in range(4)}
+    paths = adjusted(direct, steps, 4, 1, grid)[:, 1, 1, 1]
+    # by hand: unknowns p0, p2, p3 with p1 = 0
+    left = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0], [0, 1, 0], [0, -1, 1], [1, 0, -1]]
+    right = [direct[k].displacement[0, 0, 0] for k in (0, 2, 3)] + [
+        steps[k].displacement[0, 0, 0] for k in range(4)
+    ]
+    wanted = np.linalg.lstsq(np.array(left, float), np.array(right), rcond=None)[0]
+    assert paths[[0, 2, 3]] == pytest.approx(wanted, abs=1e-5)
+    assert np.all(paths[1] == 0)
+    total = sum(f.displacement[0, 0, 0] for f in steps.values())
+    assert closing_error(steps, 4, 1, np.full((2, 3), 10.0))["mean"] == pytest.approx(
+        np.linalg.norm(total), abs=1e-5
+    )
+
+
+def test_amplitude_is_the_largest_distance_of_two_places():
+    u = np.zeros((3, 1, 1, 1, 3))
+    u[1, ..., 0], u[2, ..., 1] = 3.0, -4.0
+    largest, ranges = amplitude(u)
+    assert largest.ravel() == pytest.approx([5.0])
+    assert ranges.ravel() == pytest.approx([3.0, 4.0, 0.0])
+
+
+def test_mean_image_counts_only_what_an_image_shows():
+    one = GRID.image(np.full(GRID.shape, 10, np.int16))
+    two = GRID.image(np.full(GRID.shape, 30, np.int16))
+    away = sitk.TranslationTransform(3, (1000.0, 0.0, 0.0))
+    still = sitk.Transform(3, sitk.sitkIdentity)
+    assert np.all(sitk.GetArrayFromImage(mean_image([one, two], [still, still], GRID)) == 20)
+    assert np.all(sitk.GetArrayFromImage(mean_image([one, two], [still, away], GRID)) == 10)
+
+
+def test_phases_come_from_files_folders_sequences_and_dicom(folder, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for k in (10, 2, 1):
+        sitk.WriteImage(GRID.image(chest()), str(plain / f"phase{k}.nrrd"))
+    assert [p.name for p in find_phases([plain])] == ["phase1", "phase2", "phase10"]
+    assert [p.name for p in find_phases([folder / "p1.nrrd", folder / "p0.nrrd"])] == ["p1", "p0"]
+    stack = np.stack([chest(), chest() + 1], -1)
+    sitk.WriteImage(GRID.image(stack), str(tmp_path / "scan.seq.nrrd"))
+    sitk.WriteImage(
+        sitk.JoinSeries([GRID.image(stack[..., 0].copy()), GRID.image(stack[..., 1].copy())]),
+        str(tmp_path / "scan.nii.gz"),
+    )
+    for name in ("scan.seq.nrrd", "scan.nii.gz"):
+        phases = find_phases([tmp_path / name])
+        assert [p.frame for p in phases] == [0, 1]
+        for k, phase in enumerate(phases):
+            assert np.array_equal(sitk.GetArrayFromImage(phase.image()), stack[..., k])
+    (tmp_path / "dicom").mkdir()
+    for k in (1, 2):
+        write_dicom(GRID.image(chest()), tmp_path / "dicom" / f"T{k}", f"1.2.{k}")
+    phases = find_phases([tmp_path / "dicom"])
+    assert [p.name for p in phases] == ["T1", "T2"]
+    assert phases[0].image().GetSize() == GRID.size
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda f, t: [t / "missing"], "does not exist"),
+        (lambda f, t: [f / "p0.nrrd"], "two phases or more"),
+        (lambda f, t: [f / "p0.nrrd", f / "p0.nrrd"], "there twice"),
+        (lambda f, t: [t], "no images"),
+    ],
+)
+def test_what_is_no_sequence_is_refused_with_a_sentence(folder, tmp_path, make, words):
+    with pytest.raises(InputError, match=words):
+        find_phases(make(folder, tmp_path))
+
+
+def test_unknown_reference_and_wrong_number_of_landmark_files_are_told(capsys, folder, tmp_path):
+    code, _, err = run(capsys, "sequence", folder, "-o", tmp_path / "out", "--reference", "p9", *OPTIONS[2:])
+    assert code == 3
+    assert "There is no phase p9" in err
+    code, _, err = run(capsys, "sequence", folder, "-o", tmp_path / "out", "--landmarks", "-", *OPTIONS[2:])
+    assert code == 3
+    assert "1 landmark files were given for 4 phases" in err
