@@ -20,7 +20,8 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         phases: List[Path] = typer.Argument(
             ...,
             metavar="PHASES...",
-            help="The phases in their order: images or DICOM folders; or one folder, 4D image or table (.csv) with all of them.",
+            help="The phases in their order: images or DICOM folders; or one folder, 4D image or "
+            "table (.csv) with all of them.",
             show_default=False,
         ),
         output: Path = typer.Option(
@@ -55,9 +56,11 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         as_json: bool = cli.JSON,
         quiet: bool = cli.QUIET,
     ) -> None:
-        """Register all phases of a 4DCT, or follow-ups, to one: fields, mid-position, amplitude, ventilation, trajectories.
+        """Register all phases of a 4DCT, or follow-ups, to one: fields, mid-position, amplitude,
+        ventilation, trajectories.
 
-        Start it again to go on: finished registrations are known by the checksums of their inputs and are not done twice.
+        Start it again to go on: finished registrations are known by the checksums of their inputs and are
+        not done twice.
         """
         from .batch.pair import BatchOptions, check_options
         from .sequence.phases import find_phases
@@ -123,7 +126,8 @@ def _show_sequence(cli: Any, report: dict) -> None:
         v = report["ventilation"]
         air = v["lungs"]["hu"]
         cli._out.print(
-            f"Ventilation {cli._plain(v['exhale'])} to {cli._plain(v['inhale'])}: {v['lungs']['jacobian']['mean']:.3f} by volume change, "
+            f"Ventilation {cli._plain(v['exhale'])} to {cli._plain(v['inhale'])}: "
+            f"{v['lungs']['jacobian']['mean']:.3f} by volume change, "
             f"{'not known' if air is None else format(air['mean'], '.3f')} by air"
         )
     cli._out.print(f"{report['seconds']['total']:.1f} s")

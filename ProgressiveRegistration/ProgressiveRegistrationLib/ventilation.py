@@ -1,18 +1,22 @@
-"""Ventilation from two CTs and the map between them: how much each part of the lung fills from exhale to inhale.
+"""Ventilation from two CTs and the map between them: how much each part of the lung fills from exhale to
+inhale.
 
 Two measures, which fail in different places, each per litre of what was there at exhale:
 
-- **Jacobian-based**, volume change: V_J = J - 1, J the Jacobian determinant from exhale to inhale (Reinhardt et al.,
-  "Registration-based estimates of local lung tissue expansion compared to xenon CT measures of specific ventilation", Medical
-  Image Analysis 12 (2008) 752). It knows the field alone: nothing finer than the field's own smoothness.
-- **HU-based**, change of air: V_HU = 1000 (I - E) / (E (I + 1000)), E and I the HU at exhale and at the same tissue at
-  inhale (Simon, "Non-invasive imaging of regional lung function using x-ray computed tomography", J Clin Monit Comput 16
-  (2000) 433; Guerrero et al., "Dynamic ventilation imaging from four-dimensional computed tomography", Phys Med Biol 51
-  (2006) 777). It takes the tissue's mass for constant; blood that comes with the breath breaks that, so I + 1000 is first scaled so
-  that the lungs' whole mass is the same in both images (mass correction). It suffers from noise and from vessels that do not meet.
+- **Jacobian-based**, volume change: V_J = J - 1, J the Jacobian determinant from exhale to inhale
+  (Reinhardt et al., "Registration-based estimates of local lung tissue expansion compared to xenon CT
+  measures of specific ventilation", Medical Image Analysis 12 (2008) 752). It knows the field alone:
+  nothing finer than the field's own smoothness.
+- **HU-based**, change of air: V_HU = 1000 (I - E) / (E (I + 1000)), E and I the HU at exhale and at the
+  same tissue at inhale (Simon, "Non-invasive imaging of regional lung function using x-ray computed
+  tomography", J Clin Monit Comput 16 (2000) 433; Guerrero et al., "Dynamic ventilation imaging from
+  four-dimensional computed tomography", Phys Med Biol 51 (2006) 777). It takes the tissue's mass for
+  constant; blood that comes with the breath breaks that, so I + 1000 is first scaled so that the lungs'
+  whole mass is the same in both images (mass correction). It suffers from noise and from vessels that do
+  not meet.
 
-Neither is a measurement of gas exchange. Motion artefacts of 4DCT, poor registration near the diaphragm and a shallow breath
-all look like ventilation or its absence.
+Neither is a measurement of gas exchange. Motion artefacts of 4DCT, poor registration near the diaphragm and
+a shallow breath all look like ventilation or its absence.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ class Ventilation:
 
     Attributes
     ----------
-    jacobian, hu : (z, y, x) float32, specific ventilation, no unit (0.2: 20 % more); NaN where it is not known.
+    jacobian, hu : (z, y, x) float32, specific ventilation, no unit (0.2: 20 % more); NaN where it is not
+        known.
     zones : (z, y, x) uint8, see ``zones.NAMES``.
     figures : see ``ventilation``.
     """
@@ -75,14 +80,15 @@ def ventilation(
     Parameters
     ----------
     exhale, inhale : CT in HU.
-    to_inhale : from the reference image to the inhale image; ``to_exhale``: from the reference image to the exhale image, None:
-        the exhale image is the reference.
+    to_inhale : from the reference image to the inhale image; ``to_exhale``: from the reference image to the
+        exhale image, None: the exhale image is the reference.
     lung_mask : above 0 in the reference's lungs.
 
     Returns
     -------
-    Maps, and ``figures``: ``lungs`` and each zone with, for ``jacobian`` and ``hu``, ``mean, sd, median, cv, defect_percent, ml``
-    (of the region at the reference); ``mass_factor``; ``correlation`` of the two maps; ``notes``.
+    Maps, and ``figures``: ``lungs`` and each zone with, for ``jacobian`` and ``hu``, ``mean, sd, median,
+    cv, defect_percent, ml`` (of the region at the reference); ``mass_factor``; ``correlation`` of the two
+    maps; ``notes``.
 
     Raises
     ------
@@ -119,7 +125,8 @@ def ventilation(
     grown = float(np.nanmean(jacobian))
     if abs(grown) < LEAST_CHANGE:
         figures["notes"].append(
-            f"The lungs change their volume by {100 * grown:.1f} % only: too shallow a breath to say how its parts differ."
+            f"The lungs change their volume by {100 * grown:.1f} % only: too shallow a breath to "
+            "say how its parts differ."
         )
     elif grown < 0:
         figures["notes"].append(
@@ -127,7 +134,8 @@ def ventilation(
         )
     if abs(factor - 1) > 0.15:
         figures["notes"].append(
-            f"The lungs' mass differs by {100 * abs(1 / factor - 1):.0f} % between the images, more than blood explains: the HU-based map is "
+            f"The lungs' mass differs by {100 * abs(1 / factor - 1):.0f} % between the images, "
+            "more than blood explains: the HU-based map is "
             "doubtful (contrast agent, another kernel, a truncated lung?)."
         )
     return Ventilation(grid, jacobian, hu, zones, figures)
@@ -188,7 +196,9 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _seen(image: sitk.Image, transform: Transform | None, grid: Grid) -> np.ndarray:
-    """(z, y, x) float64 HU of ``image`` where ``transform`` leads from ``grid``; past its edge its border voxels continue."""
+    """(z, y, x) float64 HU of ``image`` where ``transform`` leads from ``grid``; past its edge its border
+    voxels continue.
+    """
     if transform is None:
         mapped: sitk.Transform | None = None
     elif isinstance(transform, sitk.Transform):

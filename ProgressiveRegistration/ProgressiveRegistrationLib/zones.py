@@ -21,7 +21,8 @@ ONE_LUNG_MM = 190.0  # a single part that is wider than this is both lungs, join
 
 
 def lung_zones(mask: sitk.Image, middle: float | None = None) -> np.ndarray:
-    """(z, y, x) uint8 on the mask's grid, which is aligned with LPS: 0 outside the lungs, else a key of ``NAMES``.
+    """(z, y, x) uint8 on the mask's grid, which is aligned with LPS: 0 outside the lungs, else a key of
+    ``NAMES``.
 
     Parameters
     ----------

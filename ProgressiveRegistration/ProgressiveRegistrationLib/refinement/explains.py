@@ -1,4 +1,6 @@
-"""How well a field explains a pair of images, before anything is refined: for choosing between fields to start from."""
+"""How well a field explains a pair of images, before anything is refined: for choosing between fields to
+start from.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,11 @@ def unexplained(
     seed: int = 0,
     cancelled: Stop = None,
 ) -> float:
-    """The squared feature difference that a field leaves in the lungs, as a share of what unrelated places differ by.
+    """The squared feature difference that a field leaves in the lungs, as a share of what unrelated places
+    differ by.
 
-    0: the images are the same after it; 1: no better than chance. Points that it leads out of the moving image count as
-    chance, so that nothing is gained by them. ``mask``: above 0 in the fixed image's lungs.
+    0: the images are the same after it; 1: no better than chance. Points that it leads out of the moving
+    image count as chance, so that nothing is gained by them. ``mask``: above 0 in the fixed image's lungs.
     """
     target = torch.device("cpu" if device.startswith("mps") else device)
     generator = torch.Generator().manual_seed(seed)

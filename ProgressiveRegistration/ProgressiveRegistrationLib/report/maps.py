@@ -24,7 +24,9 @@ def map_slice(values: sitk.Image, plane: Plane) -> np.ndarray:
 def map_picture(
     fixed: np.ndarray, values: np.ndarray, inside: np.ndarray, colours: str, low: float, high: float
 ) -> np.ndarray:
-    """(h, w, 3) uint8: the values in colour where they are known and ``inside``, over the grey slice (0..1)."""
+    """(h, w, 3) uint8: the values in colour where they are known and ``inside``, over the grey slice
+    (0..1).
+    """
     from matplotlib import colormaps
 
     grey = np.repeat((0.1 + 0.8 * np.sqrt(fixed))[..., None], 3, axis=-1)

@@ -1,9 +1,9 @@
 """Fields that agree with each other round the breathing cycle, and how far they disagreed before.
 
-Known are, with errors that are independent in part: the direct maps F_k from the reference to each phase k, and the steps N_k from
-each phase to the next. Wanted is for each point x of the reference one path p_k through all phases. It is the least-squares
-solution of  p_k = F_k(x)  and  p_k+1 - p_k = N_k(F_k(x)) - F_k(x),  all with the same weight: linear, and the same small matrix for
-every voxel.
+Known are, with errors that are independent in part: the direct maps F_k from the reference to each phase k,
+and the steps N_k from each phase to the next. Wanted is for each point x of the reference one path p_k
+through all phases. It is the least-squares solution of  p_k = F_k(x)  and  p_k+1 - p_k = N_k(F_k(x)) -
+F_k(x),  all with the same weight: linear, and the same small matrix for every voxel.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def adjusted(
     Parameters
     ----------
     direct : phase -> field from the reference to it; all but the reference itself.
-    steps : phase -> field from it to the next one (after the last comes the first); without any, the direct fields are it.
+    steps : phase -> field from it to the next one (after the last comes the first); without any, the direct
+        fields are it.
     """
     paths = np.zeros((count, *grid.shape, 3), np.float32)
     from_direct, from_steps = _solution(count, reference, sorted(steps))
@@ -51,7 +52,9 @@ def adjusted(
 
 
 def _solution(count: int, reference: int, steps: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices (count, count) and (count, steps): paths from direct displacements and from the steps' moves."""
+    """Matrices (count, count) and (count, steps): paths from direct displacements and from the steps'
+    moves.
+    """
     difference = np.zeros((len(steps), count))
     for row, k in enumerate(steps):
         difference[row, (k + 1) % count] += 1
@@ -67,10 +70,11 @@ def _solution(count: int, reference: int, steps: list[int]) -> tuple[np.ndarray,
 def closing_error(
     steps: Mapping[int, DisplacementField], count: int, reference: int, points: np.ndarray
 ) -> dict:
-    """Statistics in mm of |C(x) - x|, C being all steps one after the other, round the breath from the reference and back.
+    """Statistics in mm of |C(x) - x|, C being all steps one after the other, round the breath from the
+    reference and back.
 
-    ``points``: LPS mm (n, 3) in the reference's lungs. It says how far ``count`` registrations in a row are off together; no field
-    that is written went that way.
+    ``points``: LPS mm (n, 3) in the reference's lungs. It says how far ``count`` registrations in a row are
+    off together; no field that is written went that way.
     """
     x = np.asarray(points, float)
     for k in range(count):
@@ -84,7 +88,9 @@ def step_disagreement(
     count: int,
     points: np.ndarray,
 ) -> dict[int, dict]:
-    """Phase -> statistics in mm of |N_k(p_k) - p_k+1| at reference points (n, 3): the transitivity error of three maps."""
+    """Phase -> statistics in mm of |N_k(p_k) - p_k+1| at reference points (n, 3): the transitivity error of
+    three maps.
+    """
     out = {}
     for k, step in steps.items():
         here, there = paths[k].warp_points(points), paths[(k + 1) % count].warp_points(points)

@@ -1,4 +1,6 @@
-"""What the fields of a sequence say about the motion: its amplitude, the mid-position, the paths of landmarks."""
+"""What the fields of a sequence say about the motion: its amplitude, the mid-position, the paths of
+landmarks.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def amplitude(displacements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns
     -------
-    (z, y, x) float32, the largest distance between any two places of the point; (z, y, x, 3) float32, the range along LPS x, y, z.
+    (z, y, x) float32, the largest distance between any two places of the point; (z, y, x, 3) float32, the
+    range along LPS x, y, z.
     """
     n, *shape, _ = displacements.shape
     largest, ranges = np.zeros(shape, np.float32), np.empty((*shape, 3), np.float32)
@@ -41,8 +44,8 @@ def amplitude(displacements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def mid_position(displacements: np.ndarray, grid: Grid) -> DisplacementField:
     """The field from the reference to each point's mean place over the phases.
 
-    Wolthaus et al., "Reconstruction of a time-averaged midposition CT scan for radiotherapy planning of lung cancer patients using
-    deformable registration", Medical Physics 35 (2008) 3998.
+    Wolthaus et al., "Reconstruction of a time-averaged midposition CT scan for radiotherapy planning of
+    lung cancer patients using deformable registration", Medical Physics 35 (2008) 3998.
     """
     return DisplacementField(grid, displacements.mean(0))
 
@@ -50,7 +53,9 @@ def mid_position(displacements: np.ndarray, grid: Grid) -> DisplacementField:
 def mean_image(
     images: Sequence[sitk.Image], maps: Sequence[sitk.Transform], grid: Grid, cancelled: Stop = None
 ) -> sitk.Image:
-    """The mean of all images, each seen through its map from ``grid``, float32; where an image ends, the others' mean."""
+    """The mean of all images, each seen through its map from ``grid``, float32; where an image ends, the
+    others' mean.
+    """
     total = np.zeros(grid.shape, np.float64)
     count = np.zeros(grid.shape, np.float64)
     for image, transform in zip(images, maps):
@@ -74,7 +79,8 @@ def mean_image(
 class Trajectories:
     """The reference's landmarks on their way through all phases, and where they were marked there.
 
-    ``found``: (phases, n, 3) LPS mm, by the fields; ``marked``: the same by the user, NaN where a phase has no such landmark.
+    ``found``: (phases, n, 3) LPS mm, by the fields; ``marked``: the same by the user, NaN where a phase has
+    no such landmark.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ def draw_page(result: Result) -> str:
     drawn: list[dict[str, Any]] = [
         {
             "title": "Motion amplitude",
-            "text": "The largest distance between any two places of each point of the lungs on its way through all phases, mm.",
+            "text": "The largest distance between any two places of each point of the lungs on "
+            "its way through all phases, mm.",
             "planes": maps.map_planes(
                 fixed, mask, result.grid.image(result.amplitude), AMPLITUDE_COLOURS, 0, top
             ),

@@ -58,9 +58,9 @@ def find_phases(
 
     Parameters
     ----------
-    sources : image files or DICOM folders, one a phase; or one thing that holds them all: a table (.csv with the columns
-        id, image, and as needed landmarks, mask, series; paths relative to it), a 4D image, a folder of images, of DICOM
-        folders or of DICOM series.
+    sources : image files or DICOM folders, one a phase; or one thing that holds them all: a table (.csv
+        with the columns id, image, and as needed landmarks, mask, series; paths relative to it), a 4D
+        image, a folder of images, of DICOM folders or of DICOM series.
     landmarks : a landmark file for each phase, in the same order; "-" where a phase has none.
 
     Raises
@@ -81,7 +81,8 @@ def find_phases(
     if landmarks:
         if len(landmarks) != len(phases):
             raise InputError(
-                f"{len(landmarks)} landmark files were given for {len(phases)} phases; give one for each, in their "
+                f"{len(landmarks)} landmark files were given for {len(phases)} phases; give one "
+                "for each, in their "
                 "order, or - for a phase without landmarks."
             )
         files = [None if str(file) == "-" else Path(file) for file in landmarks]
@@ -140,7 +141,8 @@ def _from_folder(folder: Path) -> list[Phase]:
         phases = [Phase(f"series{k + 1:02d}", folder, series=uid) for k, uid in enumerate(names)]
         if len(phases) < 2:
             raise InputError(
-                f"{folder} holds one DICOM series; put the files of each phase into a folder of their own, and give the "
+                f"{folder} holds one DICOM series; put the files of each phase into a folder of "
+                "their own, and give the "
                 "folder above them."
             )
         return phases

@@ -1,4 +1,6 @@
-"""A whole sequence, files to files: survey, registrations, agreement round the cycle, motion, ventilation, report."""
+"""A whole sequence, files to files: survey, registrations, agreement round the cycle, motion, ventilation,
+report.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Sequence:
-    """What to do. ``output`` is a folder; ``reference``: a phase's name, None: the one with the smallest lungs.
+    """What to do. ``output`` is a folder; ``reference``: a phase's name, None: the one with the smallest
+    lungs.
 
-    ``cyclic``: after the last phase comes the first again, as in a 4DCT; not so for follow-ups. ``agreement``: register
-    neighbouring phases too, and make all fields agree with them. ``warped``: write every phase as brought onto the reference.
+    ``cyclic``: after the last phase comes the first again, as in a 4DCT; not so for follow-ups.
+    ``agreement``: register neighbouring phases too, and make all fields agree with them. ``warped``: write
+    every phase as brought onto the reference.
     """
 
     phases: list[Phase]
@@ -85,11 +89,13 @@ def run_sequence(
 ) -> Result:
     """Register all phases to the reference and write what follows from it into ``sequence.output``.
 
-    Finished registrations are known again by their records (``batch.record``) and not done twice. ``workers``, ``scheduler``: as for a batch.
+    Finished registrations are known again by their records (``batch.record``) and not done twice.
+    ``workers``, ``scheduler``: as for a batch.
 
     Raises
     ------
-    InputError, NoLungError, ModelError, DeviceError, OutputError, ClusterError; Cancelled : what is finished stays.
+    InputError, NoLungError, ModelError, DeviceError, OutputError, ClusterError; Cancelled : what is
+    finished stays.
     """
     from .page import draw_page
 

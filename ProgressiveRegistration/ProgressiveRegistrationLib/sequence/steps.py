@@ -1,7 +1,9 @@
-"""The registrations of a sequence, each in a folder of its own with its record: whatever dies can be started again.
+"""The registrations of a sequence, each in a folder of its own with its record: whatever dies can be
+started again.
 
-Two kinds. **direct**: the reference to a phase, started from the network's field or from the neighbouring phase's field,
-whichever explains the images better. **step**: a phase to the next one, which checks and steadies the direct ones.
+Two kinds. **direct**: the reference to a phase, started from the network's field or from the neighbouring
+phase's field, whichever explains the images better. **step**: a phase to the next one, which checks and
+steadies the direct ones.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One registration. ``neighbour``: the folder name of the direct task whose field may serve as a start."""
+    """One registration. ``neighbour``: the folder name of the direct task whose field may "
+    "serve as a start."""
 
     kind: str
     fixed: Phase
@@ -61,7 +64,8 @@ class Task:
 def plan(phases: list[Phase], reference: int, *, cyclic: bool, steps: bool) -> list[Task]:
     """All registrations, each after the one whose field it may start from.
 
-    From the reference two arms go out, phase by phase; on a cycle they meet half way round, in a list at its ends.
+    From the reference two arms go out, phase by phase; on a cycle they meet half way round, in a list at
+    its ends.
     """
     n = len(phases)
     fixed = phases[reference]
@@ -92,7 +96,8 @@ def do_task(
 ) -> dict:
     """Do one registration, unless that was done already; returns its record, with ``reused``.
 
-    ``after``: the outcome of the task before it in its arm, which a scheduler passes on; not looked at, as all is in files.
+    ``after``: the outcome of the task before it in its arm, which a scheduler passes on; not looked at, as
+    all is in files.
 
     Raises
     ------
