@@ -12,6 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,6 +24,7 @@ from ProgressiveRegistrationLib.lungs import MARGIN_MM, Lungs, find_lungs
 from ProgressiveRegistrationLib.network.input import sample_on_grid
 from scipy import ndimage
 
+CPU = torch.device("cpu")
 VERSION = 4
 SPACING_MM = 1.5
 REACH_MM = 40.0  # the deformations and box margins look this far past the lung box
@@ -140,19 +142,20 @@ def prepare(image: sitk.Image, folder: Path, name: str, source: str = "", lungs:
     write_text(folder / "scan.json", json.dumps(card, indent=1))
 
 
-def load(folder: Path, window: tuple[float, float]) -> CachedScan:
-    """Read a prepared scan."""
+def load(folder: Path, window: tuple[float, float], device: torch.device = CPU) -> CachedScan:
+    """Read a prepared scan; its tensors lie on ``device``."""
     card = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
     hu = np.load(folder / "volume.npy", allow_pickle=False)
     masks = np.load(folder / "masks.npy", allow_pickle=False)
     low, high = window
-    volume = torch.from_numpy(hu.astype(np.float32)).sub_(low).div_(high - low).clamp_(0, 1)
+    # Whole numbers travel to a device in half the time.
+    volume = torch.from_numpy(hu).to(device).float().sub_(low).div_(high - low).clamp_(0, 1)
     coarse = torch.nn.functional.avg_pool3d(volume[None, None], 2)[0, 0]
     return CachedScan(
         card["name"],
         volume,
         coarse,
-        torch.from_numpy(masks.astype(np.float32)),
+        torch.from_numpy(masks).to(device).float(),
         tuple(card["origin"]),
         tuple(card["spacing"]),
         Box(*card["box"]),
@@ -186,30 +189,68 @@ def cache_key(*parts: object) -> str:
 
 
 class ScanStore:
-    """Prepared scans, of which the latest used stay in memory up to ``gigabytes``. Threads may share it."""
+    """Prepared scans on a device, of which the latest used stay in its memory up to ``gigabytes``.
 
-    def __init__(self, folders: list[Path], window: tuple[float, float], gigabytes: float = 4.0) -> None:
+    Threads may share it; another process gets an empty one of the same scans.
+    """
+
+    def __init__(
+        self,
+        folders: list[Path],
+        window: tuple[float, float],
+        gigabytes: float = 4.0,
+        device: torch.device = CPU,
+    ) -> None:
         self.folders, self.window, self.limit = list(folders), window, gigabytes * 1e9
+        self.device = device
+        self._begin()
+
+    def _begin(self) -> None:
         self._memory: OrderedDict[int, CachedScan] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._reading = Lock(), [Lock() for _ in self.folders]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def __len__(self) -> int:
         return len(self.folders)
 
-    def __getitem__(self, index: int) -> CachedScan:
+    @property
+    def bytes(self) -> int:
+        """What is held now."""
         with self._lock:
-            return self._get(index)
+            return sum(scan.bytes for scan in self._memory.values())
 
-    def _get(self, index: int) -> CachedScan:
-        if index not in self._memory:
-            try:
-                self._memory[index] = load(self.folders[index], self.window)
-            except (OSError, ValueError, KeyError) as error:
-                raise ProgressiveRegistrationError(
-                    f"The prepared scan in {self.folders[index]} cannot be read ({error}): delete "
-                    "that folder."
-                ) from error
-        self._memory.move_to_end(index)
-        while len(self._memory) > 1 and sum(s.bytes for s in self._memory.values()) > self.limit:
-            self._memory.popitem(last=False)
-        return self._memory[index]
+    def __getitem__(self, index: int) -> CachedScan:
+        # Several threads may read at a time, but each scan is read once.
+        with self._reading[index]:
+            scan = self._held(index)
+            if scan is None:
+                scan = self._read(index)
+                self._keep(index, scan)
+        return scan
+
+    def _held(self, index: int) -> CachedScan | None:
+        with self._lock:
+            if index in self._memory:
+                self._memory.move_to_end(index)
+            return self._memory.get(index)
+
+    def _read(self, index: int) -> CachedScan:
+        try:
+            return load(self.folders[index], self.window, self.device)
+        except (OSError, ValueError, KeyError) as error:
+            raise ProgressiveRegistrationError(
+                f"The prepared scan in {self.folders[index]} cannot be read ({error}): delete that folder."
+            ) from error
+
+    def _keep(self, index: int, scan: CachedScan) -> None:
+        with self._lock:
+            self._memory[index] = scan
+            held = sum(s.bytes for s in self._memory.values())
+            while len(self._memory) > 1 and held > self.limit:
+                held -= self._memory.popitem(last=False)[1].bytes

@@ -89,7 +89,10 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Handed to Lightning Fabric. ``precision`` "auto": bfloat16 on CPU, 16-bit mixed on CUDA."""
+    """Handed to Lightning Fabric. ``precision`` "auto": bfloat16 where there is it, else 16-bit mixed.
+
+    ``workers``: processes that make samples on the CPU; 0: a thread of the training, where it trains.
+    """
 
     accelerator: str = "auto"
     devices: Any = 1
@@ -97,6 +100,7 @@ class Hardware:
     precision: str = "auto"
     threads: int = 0
     prefetch: bool = True
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,8 @@ class Config:
                 "network.size must be 128, the grid that the deformations are given on; got "
                 f"{self.network.size}."
             )
+        if self.hardware.workers < 0:
+            raise InputError(f"hardware.workers must not be negative; got {self.hardware.workers}.")
         if min(*rate.start, *rate.end) <= 0:
             raise InputError("optimiser.learning_rate must be positive.")
         if not 0 <= self.data.hold_out < 1:

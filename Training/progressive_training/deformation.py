@@ -7,7 +7,7 @@ are *interpolated*, the edge is mirrored, and control point k of n lies at index
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 FINE = 128
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Lattice:
 
 
 @lru_cache(maxsize=64)
-def basis(points: int, lattice: Lattice) -> torch.Tensor:
+def basis(points: int, lattice: Lattice, device: torch.device = CPU) -> torch.Tensor:
     """(lattice.count, points) float32: values of the interpolating cubic B-splines at a lattice's positions.
 
     Columns are the cardinal splines, so a dense field is three matrix products with a control grid.
@@ -71,13 +72,15 @@ def basis(points: int, lattice: Lattice) -> torch.Tensor:
     where = lattice.positions()[None] / FINE * (points - 1)
     unit = np.eye(points)
     columns = [map_coordinates(unit[k], where, order=3, mode="mirror") for k in range(points)]
-    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+    return torch.from_numpy(np.stack(columns, 1).astype(np.float32)).to(device)
 
 
 def evaluate(control: torch.Tensor, lattice: Lattice) -> torch.Tensor:
-    """Displacements (3, D, H, W) at a lattice's cells from control values (3, n, n, n) [component, z, y,
-    x]."""
-    b = basis(control.shape[-1], lattice)
+    """Displacements (3, D, H, W) at a lattice's cells.
+
+    ``control``: values (3, n, n, n) [component, z, y, x].
+    """
+    b = basis(control.shape[-1], lattice, control.device)
     out = torch.einsum("czyx,wx->czyw", control, b)
     out = torch.einsum("czyw,hy->czhw", out, b)
     # One plain matrix product for the last, largest axis.
@@ -85,9 +88,9 @@ def evaluate(control: torch.Tensor, lattice: Lattice) -> torch.Tensor:
     return torch.matmul(b, out.reshape(c, z, h * w)).reshape(c, -1, h, w)
 
 
-def identity(lattice: Lattice) -> torch.Tensor:
+def identity(lattice: Lattice, device: torch.device = CPU) -> torch.Tensor:
     """(3, D, H, W): the fine indices x, y, z of a lattice's cells."""
-    p = torch.from_numpy(lattice.positions().astype(np.float32))
+    p = torch.from_numpy(lattice.positions().astype(np.float32)).to(device)
     n = lattice.count
     return torch.stack(
         [p.view(1, 1, n).expand(n, n, n), p.view(1, n, 1).expand(n, n, n), p.view(n, 1, 1).expand(n, n, n)]
@@ -120,6 +123,10 @@ class Deformation:
     box_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     box_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    def to(self, device: torch.device) -> Deformation:
+        """The same, evaluated on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("t1", "t21", "t22")})
+
     def t1_field(self, lattice: Lattice) -> torch.Tensor:
         """u1 = T1 - id, (3, D, H, W) fine voxels at the lattice's cells."""
         return evaluate(self.t1, lattice)
@@ -127,19 +134,19 @@ class Deformation:
     def t2_field(self, lattice: Lattice) -> torch.Tensor:
         """u = T2 - id, (3, D, H, W) fine voxels at the lattice's cells: the network's target (eq. 4)."""
         inner = evaluate(self.t22, lattice)
-        points = identity(lattice)
+        points = identity(lattice, inner.device)
         reach = int(np.ceil(float(inner.abs().max()) / lattice.step)) + 1
         wide = Lattice(lattice.size, lattice.pad + reach)
         u = inner + look_up(evaluate(self.t21, wide), wide, points + inner)
         if self.box_scale != (1.0, 1.0, 1.0) or self.box_shift != (0.0, 0.0, 0.0):
-            scale = torch.tensor(self.box_scale).view(3, 1, 1, 1)
-            shift = torch.tensor(self.box_shift).view(3, 1, 1, 1)
+            scale = torch.tensor(self.box_scale, device=u.device).view(3, 1, 1, 1)
+            shift = torch.tensor(self.box_shift, device=u.device).view(3, 1, 1, 1)
             u = (points + u) * scale + shift - points
         return u
 
     def t1_of_t2(self, u: torch.Tensor, lattice: Lattice) -> torch.Tensor:
         """T1(T2(i)) as fine indices (3, D, H, W), for u on the lattice; T1 is smooth enough for a look-up."""
-        points = identity(lattice) + u
+        points = identity(lattice, u.device) + u
         wide = Lattice(FINE // 2, FINE // 4)
         return points + look_up(evaluate(self.t1, wide), wide, points)
 
@@ -215,17 +222,17 @@ class GrydsDeformation(Deformation):
         points = np.array(np.meshgrid(p, p, p, indexing="ij"), np.float32)
         out = points.reshape(3, -1)
         for control in controls:
-            spline = gryds.BSplineTransformation(control.numpy()[::-1] / FINE, order=3, mode="mirror")
+            spline = gryds.BSplineTransformation(control.cpu().numpy()[::-1] / FINE, order=3, mode="mirror")
             out = spline.transform(out)
         u = (out.reshape(points.shape) - points)[::-1] * FINE
-        return torch.from_numpy(np.ascontiguousarray(u, np.float32))
+        return torch.from_numpy(np.ascontiguousarray(u, np.float32)).to(controls[0].device)
 
     def t1_field(self, lattice: Lattice) -> torch.Tensor:
         return self._dense(lattice, self.t1)
 
     def t2_field(self, lattice: Lattice) -> torch.Tensor:
         u = self._dense(lattice, self.t22, self.t21)
-        points = identity(lattice)
-        scale = torch.tensor(self.box_scale).view(3, 1, 1, 1)
-        shift = torch.tensor(self.box_shift).view(3, 1, 1, 1)
+        points = identity(lattice, u.device)
+        scale = torch.tensor(self.box_scale, device=u.device).view(3, 1, 1, 1)
+        shift = torch.tensor(self.box_shift, device=u.device).view(3, 1, 1, 1)
         return (points + u) * scale + shift - points

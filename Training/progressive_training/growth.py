@@ -117,7 +117,7 @@ def _pass_on(
     up.weight.copy_(torch.eye(count).view(count, count, 1, 1, 1).expand_as(up.weight))
     up.bias.zero_()
     # Repeating each cell twice and smoothing with (1, 2, 1) / 4 is linear interpolation between cell centres.
-    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    line = torch.tensor([1.0, 2.0, 1.0], device=below.weight.device) / 4
     smooth = line.view(3, 1, 1) * line.view(1, 3, 1) * line.view(1, 1, 3)
     kernel = below.weight.view(3, count, 1, 1, 1) * smooth
     first.weight[:CARRIED] = 0

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 
     from .config import Hardware
 
+GPU_SHARE = 0.5  # of a GPU's memory, for scans that samples are made of there
+
+
+def sampling_device(device: torch.device, workers: int) -> torch.device:
+    """Where samples are made: on the GPU that trains, unless processes (or a CPU) make them."""
+    return torch.device("cpu") if workers or device.type in ("cpu", "mps") else device
+
+
+def scan_memory(device: torch.device, gigabytes: float) -> float:
+    """How many GB of scans are kept on a device: ``gigabytes`` on a CPU, half of a GPU's memory."""
+    if device.type != "cuda":
+        return gigabytes
+    return GPU_SHARE * torch.cuda.get_device_properties(device).total_memory / 1e9
+
 
 def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
     """Lightning Fabric for the configured hardware, and the precision chosen.

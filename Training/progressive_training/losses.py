@@ -34,9 +34,10 @@ def weighted_loss(
 
 def lung_error(field: torch.Tensor, sample: Sample) -> tuple[float, float]:
     """Mean |u - û| inside the fixed lung in mm, and the same for a zero field."""
+    field, sample = field.float().cpu(), sample.to(torch.device("cpu"))
     scale = torch.tensor(sample.spacing).view(1, 3, 1, 1, 1)
     lung = sample.lung
-    error = ((field.float().cpu() - sample.target) * scale).norm(dim=1, keepdim=True)
+    error = ((field - sample.target) * scale).norm(dim=1, keepdim=True)
     zero = (sample.target * scale).norm(dim=1, keepdim=True)
     total = lung.sum().clamp_min(1e-6)
     return float((error * lung).sum() / total), float((zero * lung).sum() / total)

@@ -9,6 +9,7 @@ export is its state dict.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ class RenormBatchNorm3d(nn.BatchNorm3d):
         with torch.no_grad():
             mean, var = batch_statistics(x)
             self.num_batches_tracked += 1
-            rate = max(self.momentum, 1.0 / float(self.num_batches_tracked))
+            # Not as a number of Python's: a GPU would have to be waited for.
+            rate = (1.0 / self.num_batches_tracked).clamp(min=self.momentum)
             self.running_mean.lerp_(mean, rate)
             self.running_var.lerp_(var, rate)
             running = torch.sqrt(self.running_var + self.eps)
@@ -214,7 +216,21 @@ def resize(field: torch.Tensor, side: int) -> torch.Tensor:
     """Trilinear, cell-centred resampling of (n, c, s, s, s) to a larger ``side``; values keep their unit."""
     if field.shape[-1] == side:
         return field
-    return F.interpolate(field, (side, side, side), mode="trilinear", align_corners=False)
+    if field.device.type == "cpu":
+        return F.interpolate(field, (side, side, side), mode="trilinear", align_corners=False)
+    # A GPU adds up the gradients of an interpolation in any order, those of matrix products in one.
+    weights = _linear(field.shape[-1], side, field.device)
+    with torch.autocast(field.device.type, enabled=False):
+        out = field.float() @ weights.T
+        out = weights @ out
+        return (weights @ out.flatten(3)).unflatten(3, (side, side))
+
+
+@lru_cache(maxsize=32)
+def _linear(count: int, side: int, device: torch.device) -> torch.Tensor:
+    """(side, count): the weights of linear, cell-centred resampling from ``count`` to ``side`` cells."""
+    rows = F.interpolate(torch.eye(count)[None], side, mode="linear", align_corners=False)
+    return rows[0].T.contiguous().to(device)
 
 
 def image_side(target_side: int) -> int:

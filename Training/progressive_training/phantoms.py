@@ -16,7 +16,7 @@ from ProgressiveRegistrationLib.files import replacing, write_text
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.lungs import find_lungs
 
-from .cache import VERSION, CachedScan, is_prepared, load, prepare
+from .cache import CPU, VERSION, CachedScan, is_prepared, load, prepare
 
 TRUTH_SPACING = 4.0  # mm; the motion is smooth but at the pleura, which slides
 
@@ -66,19 +66,23 @@ def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
     write_text(folder / "truth.json", json.dumps(card))
 
 
-def load_phantom(folder: Path, window: tuple[float, float]) -> PhantomPair:
-    """Read what ``prepare_phantom`` wrote."""
+def load_phantom(folder: Path, window: tuple[float, float], device: torch.device = CPU) -> PhantomPair:
+    """Read what ``prepare_phantom`` wrote; tensors lie on ``device``."""
     card = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     fields = [
-        torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False).astype(np.float32))
+        torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False)).to(device).float()
         for name in ("forward", "backward")
     ]
     truth = Grid(card["size"], card["spacing"], card["origin"])
-    return PhantomPair(load(folder / "exhale", window), load(folder / "inhale", window), truth, *fields)
+    phases = [load(folder / phase, window, device) for phase in ("exhale", "inhale")]
+    return PhantomPair(*phases, truth, *fields)
 
 
 class PhantomStore:
-    """``count`` phantoms, made once in ``cache``; the last few used stay in memory. Threads may share it."""
+    """``count`` phantoms on a device, made once in ``cache``; the last few used stay in its memory.
+
+    Threads may share it; another process gets an empty one of the same phantoms.
+    """
 
     def __init__(
         self,
@@ -87,14 +91,22 @@ class PhantomStore:
         window: tuple[float, float],
         report: Callable[[str], None] = print,
         kept: int = 16,
+        device: torch.device = CPU,
         **options: Any,
     ) -> None:
-        self.window, self.kept, self._memory, self._lock = window, kept, {}, Lock()
+        self.window, self.kept, self.device, self._memory, self._lock = window, kept, device, {}, Lock()
         self.folders = [cache / f"phantom-{seed:04d}" for seed in range(1000, 1000 + count)]
         for number, folder in enumerate(self.folders, 1):
             if not _is_whole(folder):
                 report(f"Making phantom {number} of {count}")
                 prepare_phantom(1000 + number - 1, folder, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._memory, self._lock = {}, Lock()
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -104,7 +116,7 @@ class PhantomStore:
             if index not in self._memory:
                 while len(self._memory) >= self.kept:
                     self._memory.pop(next(iter(self._memory)))
-                self._memory[index] = load_phantom(self.folders[index], self.window)
+                self._memory[index] = load_phantom(self.folders[index], self.window, self.device)
             return self._memory[index]
 
 

@@ -7,7 +7,9 @@ machine, in every order and after every restart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from ProgressiveRegistrationLib.network.input import SIGMA, gradient_magnitude
 from .cache import MASKS, CachedScan, ScanStore
 from .deformation import FINE, TABLE_I, Deformation, GrydsDeformation, Lattice, SplineSpec, draw, identity
 from .phantoms import PhantomPair, PhantomStore
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 # Gradient magnitude of a pair sampled on 64^3, brought to the scale of the 128^3 one averaged to 64^3: half
 # for the larger voxels, and 1.26 for the detail that the coarser grid has lost (measured on three scans: 1.2
@@ -83,7 +88,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sample:
-    """A pair and its truth.
+    """A pair and its truth, on the device where its scan is.
 
     images : (1, 2, S, S, S), fixed and moving. target : (1, 3, s, s, s) voxels of the 128 grid. weight : (1,
         1, s, s, s)
@@ -98,13 +103,30 @@ class Sample:
     spacing: tuple[float, float, float]
     scan: str = ""
 
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
+        names = ("images", "target", "weight", "lung")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
+
+    def to(self, device: torch.device) -> Sample:
+        """The same on another device."""
+        return self._with(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Sample:
+        """The same where a GPU can fetch it while it computes (called by ``DataLoader``)."""
+        return self._with(torch.Tensor.pin_memory)
+
 
 def sample_volume(volume: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Trilinear values (C, d, h, w) of (C, D, H, W) at voxel indices (3, d, h, w) x, y, z;
     the border continues."""
-    size = torch.tensor(volume.shape[:0:-1], dtype=torch.float32).view(3, 1, 1, 1)
+    size = _along(volume.shape[:0:-1], index.device)
     grid = ((index + 0.5) * (2.0 / size) - 1.0).permute(1, 2, 3, 0)[None]
     return F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def _along(values: ArrayLike, device: torch.device) -> torch.Tensor:
+    """Three numbers x, y, z as (3, 1, 1, 1) float32, to combine with positions."""
+    return torch.tensor(np.asarray(values), dtype=torch.float32, device=device).view(3, 1, 1, 1)
 
 
 def _to_fine(u: torch.Tensor) -> torch.Tensor:
@@ -141,6 +163,12 @@ class SampleStream:
     ) -> None:
         self.store, self.sampling, self.phantoms = store, sampling, phantoms
         self.key = [int(seed), int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")]
+
+    def share(self, processes: int) -> None:
+        """Keep no more in memory than one's part, where each of ``processes`` has such a stream."""
+        self.store.limit /= processes
+        if self.phantoms:
+            self.phantoms.kept = max(1, self.phantoms.kept // processes)
 
     @classmethod
     def held_out(cls, store: ScanStore, sampling: Sampling) -> SampleStream:
@@ -187,7 +215,8 @@ class Appearance:
         if self.blur:
             image = _thicken(image, float(self.widths[k]))
         if self.levels[k]:
-            grain = torch.randn(image.shape, generator=self.noise)
+            # Drawn on the CPU: another device draws other numbers.
+            grain = torch.randn(image.shape, generator=self.noise).to(image.device)
             image = image.add(grain, alpha=float(self.levels[k])).clamp_(0, 1)
         return image
 
@@ -256,7 +285,9 @@ def make_sample(
     options = sampling.augmentation
     box = draw_box(rng, scan, options)
     flip = options.flip and rng.random() < 0.5
-    deformation = draw_deformation(rng, sampling)
+    # Drawn on the CPU, so that no rounding of a device decides whether a draw folds.
+    device = scan.volume.device
+    deformation = draw_deformation(rng, sampling).to(device)
     spacing = box.extent / FINE
     # Fine index -> voxel of the volume; a flip runs through the box from its other end.
     step = spacing / np.asarray(scan.spacing)
@@ -268,20 +299,20 @@ def make_sample(
     inner = slice(1, -1)
     u = deformation.t2_field(lattice)
     u1 = deformation.t1_field(lattice)
-    both = deformation.t1_of_t2(u, lattice) - identity(lattice)
+    both = deformation.t1_of_t2(u, lattice) - identity(lattice, device)
     if side == FINE:
-        grid = identity(Lattice(FINE))
+        grid = identity(Lattice(FINE), device)
         moving_at, fixed_at = grid + _to_fine(u1), grid + _to_fine(both)
         volume, factor = scan.volume, 1
     else:
-        grid = identity(Lattice(64))
+        grid = identity(Lattice(64), device)
         moving_at = grid + u1[:, inner, inner, inner]
         fixed_at = grid + both[:, inner, inner, inner]
         volume, factor = scan.coarse, 2
 
     def voxels(at: torch.Tensor, coarse: bool) -> torch.Tensor:
-        index = at * torch.tensor(step, dtype=torch.float32).view(3, 1, 1, 1)
-        index += torch.tensor(start, dtype=torch.float32).view(3, 1, 1, 1)
+        index = at * _along(step, device)
+        index += _along(start, device)
         return (index - 0.5) / 2 if coarse else index
 
     look = draw_appearance(rng, options, factor)
@@ -299,7 +330,7 @@ def make_sample(
         moved = fixed_at if sampling.mask_moved_with == "t1t2" else moving_at
     else:
         target = u[:, inner, inner, inner]
-        grid = identity(Lattice(64))
+        grid = identity(Lattice(64), device)
         fixed_at_target = grid + both[:, inner, inner, inner]
         moved = fixed_at_target if sampling.mask_moved_with == "t1t2" else grid + u1[:, inner, inner, inner]
     lung = sample_volume(scan.masks[:1], voxels(fixed_at_target, True))
@@ -331,8 +362,7 @@ def make_phantom_sample(
     look = draw_appearance(rng, replace(options, density=0.0), FINE // side)
 
     def linear(scale: np.ndarray, shift: np.ndarray, at: torch.Tensor) -> torch.Tensor:
-        a, b = (torch.tensor(np.asarray(v), dtype=torch.float32).view(3, 1, 1, 1) for v in (scale, shift))
-        return at * a + b
+        return at * _along(scale, at.device) + _along(shift, at.device)
 
     def world(box: Box, at: torch.Tensor) -> torch.Tensor:
         """Fine index -> LPS mm; a flip runs from the box's other side."""
@@ -356,7 +386,7 @@ def make_phantom_sample(
         return (found - 0.5) / 2 if coarse else found
 
     coarse = side != FINE
-    grid = identity(Lattice(side))
+    grid = identity(Lattice(side), field.device)
     images = [
         look.apply(
             sample_volume(
@@ -367,7 +397,7 @@ def make_phantom_sample(
         for k, (scan, box) in enumerate(((fixed, boxes[0]), (moving, boxes[1])))
     ]
     rendered = max(64, target_side)
-    at = identity(Lattice(rendered))
+    at = identity(Lattice(rendered), field.device)
     x = world(boxes[0], at)
     spacing, origin = np.asarray(pair.truth.spacing), np.asarray(pair.truth.origin)
     y = x + sample_volume(field, linear(1 / spacing, -origin / spacing, x))

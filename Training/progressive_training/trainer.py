@@ -8,8 +8,8 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,9 @@ from . import checkpoint
 from .cache import ScanStore, scan_name
 from .config import Config, Optimiser, changed_settings, config_from_dict
 from .dataset import prepare_data
+from .feed import READERS, Draws, from_processes, from_threads
 from .growth import carry
-from .hardware import build_fabric
+from .hardware import build_fabric, sampling_device, scan_memory
 from .logs import Log
 from .losses import EVALUATION_SIDE, lung_error, weighted_loss
 from .network import ProgressiveUNet, image_side, pool_to, predict_field
@@ -85,19 +86,23 @@ class Trainer:
             folders, held_out = prepare_data(config, self.report)
             options = config.sampling.augmentation
             phantoms = None
+            device = sampling_device(self.fabric.device, config.hardware.workers)
             if options.phantom_share:
-                phantoms = PhantomStore(cache / "phantoms", options.phantoms, config.data.window, self.report)
+                phantoms = PhantomStore(
+                    cache / "phantoms", options.phantoms, config.data.window, self.report, device=device
+                )
         finally:
             if self.fabric.is_global_zero:
                 self.fabric.barrier()
-        store = ScanStore(folders, config.data.window, config.data.memory_gb)
+        memory = scan_memory(device, config.data.memory_gb)
+        store = ScanStore(folders, config.data.window, memory, device)
         self.stream = SampleStream(store, config.sampling, config.seed, "train", phantoms)
         self.scans = sorted(map(scan_name, folders)) + [
             f.name for f in (phantoms.folders if phantoms else ())
         ]
         self.held_out = None
         if held_out:
-            store = ScanStore(held_out, config.data.window, config.data.memory_gb)
+            store = ScanStore(held_out, config.data.window, config.data.memory_gb, device)
             self.held_out = SampleStream.held_out(store, config.sampling)
         self.pairs = (
             [prepare_pair(config, p) for p in config.validation.pairs] if self.fabric.is_global_zero else []
@@ -108,7 +113,10 @@ class Trainer:
         network = ProgressiveUNet(
             options.width, options.levels, options.size, options.norm, options.momentum, self.config.seed
         )
-        network = network.to(memory_format=torch.channels_last_3d)
+        self.average = copy.deepcopy(network).eval()
+        # Before the optimiser is built, which must know the parameters where they are.
+        network = network.to(self.fabric.device, memory_format=torch.channels_last_3d)
+        self.average = self.average.to(self.fabric.device, memory_format=torch.channels_last_3d)
         chosen = self.config.optimiser
         if chosen.name == "sgd":
             optimiser = torch.optim.SGD(
@@ -118,10 +126,13 @@ class Trainer:
             optimiser = torch.optim.AdamW(
                 network.parameters(), 1.0, weight_decay=chosen.weight_decay, fused=True
             )
-        self.average = copy.deepcopy(network).eval()
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
-        self.average = self.fabric.to_device(self.average)
         self.plain = network
+        pairs = list(zip(self.average.state_dict().values(), network.state_dict().values()))
+        self._averaged = list(zip(*(p for p in pairs if p[1].is_floating_point())))
+        self._counted = list(zip(*(p for p in pairs if not p[1].is_floating_point())))
+        sides = [network.side(level) for level in range(options.levels)]
+        self.draws = Draws(self.stream, self.schedule, sides, self.fabric.world_size, self.fabric.global_rank)
         self.iteration, self.seconds, self.history = 0, 0.0, []
         self.steps = [0] * options.levels
 
@@ -211,11 +222,10 @@ class Trainer:
         for key, value in groups.get("optimiser", {}).items():
             name, entry = key.split("|")
             parameter = parameters[name]
-            # Adam counts its steps in a scalar, which stays where it is; the rest has the parameter's layout.
-            if value.ndim:
-                value = value.to(parameter.device, memory_format=torch.preserve_format)
-                if parameter.ndim == 5:
-                    value = value.to(memory_format=torch.channels_last_3d)
+            # Fused Adam counts its steps beside the parameter; the rest has the parameter's layout.
+            value = value.to(parameter.device)
+            if value.ndim == 5:
+                value = value.to(memory_format=torch.channels_last_3d)
             inner.state.setdefault(parameter, {})[entry] = value
         self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
         self.history = list(state.get("history", []))
@@ -290,60 +300,56 @@ class Trainer:
         found = torch.tensor(float(flag), device=self.fabric.device)
         return float(self.fabric.all_reduce(found, reduce_op="max")) > 0
 
-    def _draw(self, iteration: int) -> Sample:
-        """The sample of an iteration: keyed by seed and number,
-        so that it does not depend on how training went."""
-        side = self.plain.side(self.schedule.finest(iteration))
-        number = iteration * self.fabric.world_size + self.fabric.global_rank
-        return self.stream.sample(number, image_side(side), side)
-
     def _loop(self, end: int) -> None:
-        output = self.config.output
         log = Log(
             self.config, self.fabric.is_global_zero, self._show_progress, self.iteration, end, self.report
         )
-        workers = ThreadPoolExecutor(1) if self.config.hardware.prefetch else None
-        following: Future | None = None
-        last_save = time.monotonic()
         self.plain.train()
         try:
-            while self.iteration < end:
-                began = time.monotonic()
-                t = self.iteration
-                sample = following.result() if following else self._draw(t)
-                following = workers.submit(self._draw, t + 1) if workers and t + 1 < end else None
-                loss, zero = self._step(t, sample)
-                self.iteration += 1
-                self.steps[self.schedule.finest(t)] += 1
-                self.seconds += time.monotonic() - began
-                log.step(
-                    t,
-                    loss,
-                    zero,
-                    time.monotonic() - began,
-                    self.rates.at(self.schedule, t, self.total),
-                    self._weights(t),
-                )
-                if output.snapshot_every and self.iteration % output.snapshot_every == 0:
-                    self._or_warn("snapshot", self._snapshot)
-                # Who stops training, often with a deadline, does not wait for what is only to be looked at.
-                stopping = self._anywhere(bool(self.stop_reason))
-                if not stopping:
-                    self._look(log)
-                    due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
-                    if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
-                        self._or_warn("checkpoint", self.save)
-                        last_save = time.monotonic()
-                    stopping = self._anywhere(bool(self.stop_reason))
-                if stopping:
-                    reason = self.stop_reason or "another process received a signal"
-                    self.report(f"Stopping after iteration {self.iteration}: {reason}.")
-                    break
+            with self._samples(end) as samples:
+                self._iterate(samples, end, log)
             self.save()
         finally:
-            if workers:
-                workers.shutdown(wait=True, cancel_futures=True)
             log.close()
+
+    def _draw(self, iteration: int) -> Sample:
+        return self.draws[iteration]
+
+    def _samples(self, end: int) -> AbstractContextManager[Iterator[Sample]]:
+        """The samples from here to ``end``, made ahead."""
+        hardware = self.config.hardware
+        if hardware.workers:
+            return from_processes(self.draws, self.iteration, end, hardware.workers)
+        on_cpu = self.stream.store.device.type == "cpu"
+        return from_threads(self._draw, self.iteration, end, hardware.prefetch * (1 if on_cpu else READERS))
+
+    def _iterate(self, samples: Iterator[Sample], end: int, log: Log) -> None:
+        output = self.config.output
+        last_save = time.monotonic()
+        while self.iteration < end:
+            began = time.monotonic()
+            t = self.iteration
+            loss, zero = self._step(t, next(samples))
+            self.iteration += 1
+            self.steps[self.schedule.finest(t)] += 1
+            taken = time.monotonic() - began
+            self.seconds += taken
+            log.step(t, loss, zero, taken, self.rates.at(self.schedule, t, self.total), self._weights(t))
+            if output.snapshot_every and self.iteration % output.snapshot_every == 0:
+                self._or_warn("snapshot", self._snapshot)
+            # Who stops training, often with a deadline, does not wait for what is only to be looked at.
+            stopping = self._anywhere(bool(self.stop_reason))
+            if not stopping:
+                self._look(log)
+                due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
+                if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
+                    self._or_warn("checkpoint", self.save)
+                    last_save = time.monotonic()
+                stopping = self._anywhere(bool(self.stop_reason))
+            if stopping:
+                reason = self.stop_reason or "another process received a signal"
+                self.report(f"Stopping after iteration {self.iteration}: {reason}.")
+                break
 
     def _look(self, log: Log) -> None:
         """Validation and pictures, where they are due."""
@@ -364,7 +370,7 @@ class Trainer:
         alpha = self.schedule.alpha(self.iteration - 1)
         side = image_side(self.plain.side(self.schedule.finest(self.iteration - 1)))
         stream = self.stream if self.held_out is None else self.held_out
-        sample = stream.sample(0, side, side, scan=0)
+        sample = stream.sample(0, side, side, scan=0).to(torch.device("cpu"))
         images = sample.images.to(self.fabric.device, memory_format=torch.channels_last_3d)
         with torch.no_grad(), self.fabric.autocast():
             fields = self.average.level_outputs(images, alpha)
@@ -407,17 +413,13 @@ class Trainer:
         alpha = self.schedule.alpha(t)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rates.at(self.schedule, t, self.total)
-        device = self.fabric.device
-        images = sample.images.to(device, memory_format=torch.channels_last_3d)
-        target, weight = sample.target.to(device), sample.weight.to(device)
+        sample = sample.to(self.fabric.device)
+        images = sample.images.contiguous(memory_format=torch.channels_last_3d)
+        target, weight = sample.target, sample.weight
         predicted = self.network(images, alpha)
         kind = self.config.optimiser.loss
         loss = weighted_loss(predicted.float(), target, weight, kind)
-        value = float(loss.detach())
-        finite = math.isfinite(value)
-        if self._anywhere(not finite):
-            what = "loss of another process is not finite" if finite else f"loss is {value}"
-            raise TrainingStopped(f"The {what} at iteration {t}: training stopped; {self._last_good()}")
+        both = torch.stack([loss.detach(), weighted_loss(torch.zeros_like(target), target, weight, kind)])
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.config.optimiser.clip:
@@ -426,7 +428,13 @@ class Trainer:
             )
         self.optimiser.step()
         self._update_average(t)
-        return value, float(weighted_loss(torch.zeros_like(target), target, weight, kind))
+        # Last and at once: for this a GPU is waited for.
+        value, zero = both.tolist()
+        finite = math.isfinite(value)
+        if self._anywhere(not finite):
+            what = "loss of another process is not finite" if finite else f"loss is {value}"
+            raise TrainingStopped(f"The {what} at iteration {t}: training stopped; {self._last_good()}")
+        return value, zero
 
     @torch.no_grad()
     def _update_average(self, t: int) -> None:
@@ -434,15 +442,9 @@ class Trainer:
         first, _ = self.schedule.span(self.schedule.phase(t), self.total)
         done = t - first
         decay = min(self.config.optimiser.ema, (1 + done) / (10 + done))
-        pairs = [
-            (a, b)
-            for a, b in zip(self.average.state_dict().values(), self.plain.state_dict().values())
-            if b.is_floating_point()
-        ]
-        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
-        for a, b in zip(self.average.buffers(), self.plain.buffers()):
-            if not b.is_floating_point():
-                a.copy_(b)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        if self._counted:
+            torch._foreach_copy_(*self._counted)
 
     def _snapshot(self) -> None:
         """The averaged weights in half precision, for evaluation later (paper, section III-A)."""
