@@ -1,12 +1,13 @@
-# Two commands, each with all of its own set-up in .venv:
-#   make demo   make a breathing thorax, register it, write demo-output/report.html
-#   make test   lint, formatting and all tests
+# Commands, each with all of its own set-up in .venv (test-slicer: and in a second one):
+#   make demo          make a breathing thorax, register it, write demo-output/report.html
+#   make test          lint, formatting and all tests
+#   make test-slicer   the module's tests on both generations of Slicer's core: 5.11 and 5.13
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slicer lint format clean
 
 demo: $(VENV)/engine.installed
 	$(BIN)/progressive-registration demo -o demo-output
@@ -15,6 +16,22 @@ test: $(VENV)/everything.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
+
+# The newer core lies before the older one on the second environment's path and shares the rest with the first.
+NEWER := 5.13
+NEWER_CORE := slicer-core==5.13.31053.0 vtk==9.6.2
+NEWER_VENV := .venv-slicer-$(NEWER)
+
+test-slicer: $(VENV)/everything.installed $(NEWER_VENV)/slicer.installed
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest Testing/module
+	QT_QPA_PLATFORM=offscreen $(NEWER_VENV)/bin/python -m pytest Testing/module
+
+$(NEWER_VENV)/slicer.installed: Makefile $(VENV)/bin/python
+	$(PYTHON) -m venv $(NEWER_VENV)
+	$(NEWER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NEWER_CORE)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$($(NEWER_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth
+	touch $@
 
 lint: $(VENV)/everything.installed
 	$(BIN)/ruff check .
@@ -38,4 +55,4 @@ $(VENV)/everything.installed: $(VENV)/engine.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) $(NEWER_VENV) demo-output

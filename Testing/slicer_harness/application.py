@@ -112,7 +112,8 @@ class IOManager:
 class Application(Signals):
     applicationName = "slicer-core with stand-ins"
     majorVersion, minorVersion = 5, 11
-    documentationBaseUrl = "https://slicer.readthedocs.io/"
+    _documentation = "https://slicer.readthedocs.io/"
+    without_window = False  # as with --no-main-window
 
     def __init__(self, qapplication) -> None:
         super().__init__()
@@ -150,6 +151,8 @@ class Application(Signals):
         return scene
 
     def layoutManager(self):
+        if self.without_window:
+            return None
         if self._layout_manager is None:
             from .slice_views import LayoutManager
 
@@ -196,7 +199,7 @@ class Application(Signals):
         pass
 
     def moduleDocumentationUrl(self, name):
-        return self.documentationBaseUrl + name
+        return self._documentation + name
 
     def extensionsManagerModel(self):
         return None

@@ -8,6 +8,7 @@ unchanged.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import sys
 import types
@@ -15,6 +16,8 @@ import types
 import slicer
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from PySide6.QtCore import Property, QObject, Signal
+
+from . import strict
 
 _wrapped, _property_names = {}, {}
 _application = None
@@ -37,8 +40,14 @@ def application():
     global _application
     if _application is None:
         _keep_constants_alive()
+        atexit.register(_without_style)
     _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["slicer-harness"])
     return _application
+
+
+def _without_style() -> None:
+    """Python takes modules apart when it ends, while Qt still asks its objects for names."""
+    del PythonQtStyle.__getattribute__, PythonQtStyle.__setattr__, ValueStyle.__getattribute__
 
 
 def _properties(obj):
@@ -52,16 +61,25 @@ def _properties(obj):
 class PythonQtStyle:
     def __getattribute__(self, name):
         if name[0] != "_":
+            ours = strict.asked_by_the_module()
+            if ours:
+                strict.check_read(self, name)
             if name == "name":
                 return QObject.objectName(self)
             if name in ("connect", "disconnect"):  # PySide6 looks these two up past the MRO
                 return types.MethodType(getattr(PythonQtStyle, "_" + name), self)
             if name in _properties(self):
                 return QObject.property(self, name)
+            found = super().__getattribute__(name)
+            if ours and name in strict.facts(strict.kind_of(self))["methods"]:
+                return strict.checked(self, name, found)
+            return found
         return super().__getattribute__(name)
 
     def __setattr__(self, name, value):
         if name[0] != "_":
+            if strict.asked_by_the_module():
+                strict.check_set(self, name, value)
             if name == "name":
                 QObject.setObjectName(self, value)
                 return
@@ -73,6 +91,8 @@ class PythonQtStyle:
         super().__setattr__(name, value)
 
     def _connect(self, signal, slot):
+        if strict.asked_by_the_module():
+            strict.check_signal(self, signal)
         name, _, arguments = signal.partition("(")
         bound = getattr(self, name)
         arguments = arguments.rstrip(")")
@@ -106,15 +126,31 @@ class PythonQtStyle:
         self.deleteLater()
 
 
+class ValueStyle:
+    """Qt's classes that are no QObject: methods only, those of the tables."""
+
+    def __getattribute__(self, name):
+        if name[0] != "_" and strict.asked_by_the_module():
+            strict.check_read(self, name)
+        return super().__getattribute__(name)
+
+
 def wrap(cls):
     """``cls`` in PythonQt's style, the same class every time."""
     if cls not in _wrapped:
-        _wrapped[cls] = type(cls.__name__, (PythonQtStyle, cls), {}) if issubclass(cls, QObject) else cls
+        if issubclass(cls, QObject):
+            _wrapped[cls] = type(cls.__name__, (PythonQtStyle, cls), {})
+        elif strict.tables().get(cls.__name__, {}).get("value"):
+            _wrapped[cls] = type(cls.__name__, (ValueStyle, cls), {})
+        else:
+            _wrapped[cls] = cls
     return _wrapped[cls]
 
 
 class QtModule(types.ModuleType):
     def __getattr__(self, name):
+        if strict.asked_by_the_module() and strict.facts(name) is None:
+            raise AttributeError(f"qt.{name}: no table in Testing/slicer_harness/api knows this class")
         for module in (QtWidgets, QtGui, QtCore, QtUiTools):
             found = getattr(module, name, None)
             if found is not None:
