@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
 from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError, memory_errors
 from .memory import keep_freed_memory
@@ -468,6 +469,7 @@ def _command() -> str:
 
 
 add_motion(app, sys.modules[__name__], EXIT_CODES)
+add_landmarks(app, sys.modules[__name__], EXIT_CODES)
 
 if __name__ == "__main__":
     sys.exit(main())
