@@ -1,6 +1,6 @@
-"""Where landmarks could be: distinct, well spread points of one scan, and where their partners lie in the other.
+"""Where landmarks could be: distinct, well spread points of one scan, and their partners in the other.
 
-Distinct is Förstner's measure (``refinement/features.py``): the image is steep in every direction there, as at
+Distinct is Förstner's measure (``refinement/features.py``): the image is steep in every direction, as at
 forks of vessels and nodules, not along a vessel or the pleura. A person looks at each and decides.
 """
 

@@ -49,7 +49,7 @@ def test_points_are_spread_over_both_lungs_and_all_heights(pair, suggested):
 
 
 def test_points_are_more_distinct_than_chance(pair, suggested):
-    """Independent of the measure: an image that is shifted in any direction differs most at distinct points."""
+    """Independent of the measure: shifted in any direction, the image differs most at distinct points."""
     values = sitk.GetArrayFromImage(pair.fixed).clip(-1000, -100).astype(float)
     grid = Grid.from_image(pair.fixed)
     change = np.min([np.abs(values - np.roll(values, 1, axis)) for axis in range(3)], axis=0)
