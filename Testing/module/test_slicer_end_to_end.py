@@ -15,7 +15,6 @@ from ProgressiveRegistrationLib.network.model import available_models
 from ProgressiveRegistrationLib.quality import tre
 from ProgressiveRegistrationSlicer import mrml, mrml_landmarks
 from slicer_harness import process_events_until
-from slicer_harness.fixtures import module, panel, scene  # noqa: F401
 
 SUSPECT = "35"
 
@@ -32,7 +31,7 @@ def load_pair(folder, moving="followup"):
     return nodes
 
 
-def test_table_on_real_ct_equals_the_command_lines_figures(panel, shared, tmp_path):  # noqa: F811
+def test_table_on_real_ct_equals_the_command_lines_figures(panel, shared, tmp_path):
     folder = shared / "pairs" / "elastix_lung"
     fixed, moving, fixed_list, moving_list = load_pair(folder)
     p = panel._parameterNode
@@ -86,7 +85,7 @@ def test_table_on_real_ct_equals_the_command_lines_figures(panel, shared, tmp_pa
     assert s["mean"] < 10
 
 
-def test_cancelling_the_real_engine_on_real_ct_changes_nothing(panel, shared):  # noqa: F811
+def test_cancelling_the_real_engine_on_real_ct_changes_nothing(panel, shared):
     fixed, moving, *_ = load_pair(shared / "pairs" / "elastix_lung")
     p = panel._parameterNode
     p.fixedVolume, p.movingVolume, p.modelName, p.device = fixed, moving, "none", "cpu"
@@ -99,7 +98,7 @@ def test_cancelling_the_real_engine_on_real_ct_changes_nothing(panel, shared):  
     assert (slicer.mrmlScene.GetNumberOfNodes(), moving.GetParentTransformNode()) == (nodes, None)
 
 
-def test_volume_without_lungs_is_said_in_the_panel(panel):  # noqa: F811
+def test_volume_without_lungs_is_said_in_the_panel(panel):
     rng = np.random.default_rng(0)
     matrix = np.diag([-6.0, -6.0, 6.0, 1.0])
     for name in ("fixedVolume", "movingVolume"):
@@ -111,7 +110,7 @@ def test_volume_without_lungs_is_said_in_the_panel(panel):  # noqa: F811
     assert "No lung was found in the fixed image" in panel.ui.messageLabel.text
 
 
-def test_self_test_of_the_module(scene, module):  # noqa: F811
+def test_self_test_of_the_module(scene, module):
     """What "Reload and Test" and CTest run; needs the shipped weights."""
     if not available_models():
         pytest.skip("no weights are in Resources/Models")

@@ -23,7 +23,6 @@ from slicer_harness.fixtures import (
     motion,
     motion_lps,
     rotation,
-    scene,  # noqa: F401
     spline_file,
 )
 

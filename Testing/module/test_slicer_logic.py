@@ -23,11 +23,9 @@ from slicer_harness.fixtures import (
     add_points,
     field_of,
     fixed_points,
-    module,  # noqa: F401
     motion,
     motion_lps,
     rotation,
-    scene,  # noqa: F401
     spline_file,
 )
 
@@ -36,7 +34,7 @@ FLIP = np.array([-1.0, -1.0, 1.0])
 
 
 @pytest.fixture
-def logic(module):  # noqa: F811
+def logic(module):
     return module.ProgressiveRegistrationLogic(register=FakeRegister())
 
 
@@ -345,7 +343,7 @@ def test_two_scenes_in_a_row(logic):
         assert moving.GetParentTransformNode() is result.transform
 
 
-def test_missing_packages_are_an_exception_with_the_command_to_run(module, monkeypatch):  # noqa: F811
+def test_missing_packages_are_an_exception_with_the_command_to_run(module, monkeypatch):
     from ProgressiveRegistrationSlicer import installer
 
     monkeypatch.setattr(installer, "missing", lambda torch: ["torch>=2.4", "safetensors>=0.4"])

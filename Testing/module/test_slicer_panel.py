@@ -24,15 +24,12 @@ from slicer_harness.fixtures import (
     add_points,
     field_of,
     fixed_points,
-    module,  # noqa: F401
     motion,
     motion_lps,
-    panel,  # noqa: F401
-    scene,  # noqa: F401
 )
 
 
-def choose(panel, register=None):  # noqa: F811
+def choose(panel, register=None):
     """A pair with landmarks chosen in the panel; registering answers with the true field."""
     fixed, moving = add_pair()
     x = fixed_points()
@@ -55,7 +52,7 @@ def shifted(z):
     return field_of(lambda points: motion_lps(points) + np.array([0, 0, z]), grid)
 
 
-def finish(panel):  # noqa: F811
+def finish(panel):
     assert process_events_until(lambda: panel._task is None)
 
 
@@ -66,7 +63,7 @@ def texts(table, column):
 # ---------- what the Register button says
 
 
-def test_button_says_what_is_missing_step_by_step(panel):  # noqa: F811
+def test_button_says_what_is_missing_step_by_step(panel):
     button = panel.ui.applyButton
     assert (button.text, button.enabled) == ("Select a fixed volume", False)
     fixed, moving = add_pair()
@@ -83,7 +80,7 @@ def test_button_says_what_is_missing_step_by_step(panel):  # noqa: F811
     assert (button.text, button.enabled) == ("Register", True)
 
 
-def test_button_follows_what_happens_to_the_volumes(panel):  # noqa: F811
+def test_button_follows_what_happens_to_the_volumes(panel):
     fixed, moving, *_ = choose(panel)
     warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Warp")
     grid = Grid((6, 6, 6), (40.0,) * 3, (-100.0,) * 3)
@@ -98,7 +95,7 @@ def test_button_follows_what_happens_to_the_volumes(panel):  # noqa: F811
     assert panel.ui.applyButton.text == "An output is also an input"
 
 
-def test_volume_without_voxels_cannot_be_used_until_it_has_some(panel):  # noqa: F811
+def test_volume_without_voxels_cannot_be_used_until_it_has_some(panel):
     _fixed, _moving, *_ = choose(panel)
     hollow = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Hollow")
     panel.ui.fixedVolumeSelector.setCurrentNode(hollow)
@@ -107,7 +104,7 @@ def test_volume_without_voxels_cannot_be_used_until_it_has_some(panel):  # noqa:
     assert panel.ui.applyButton.enabled
 
 
-def test_volume_deleted_while_selected(panel):  # noqa: F811
+def test_volume_deleted_while_selected(panel):
     _fixed, moving, *_ = choose(panel)
     slicer.mrmlScene.RemoveNode(moving)
     assert panel._parameterNode.movingVolume is None
@@ -117,7 +114,7 @@ def test_volume_deleted_while_selected(panel):  # noqa: F811
 # ---------- running
 
 
-def test_registering_places_the_volume_and_shows_the_result(panel):  # noqa: F811
+def test_registering_places_the_volume_and_shows_the_result(panel):
     _fixed, moving, _, moving_points = choose(panel)
     panel.ui.applyButton.click()
     assert panel.ui.applyButton.text == "Cancel"
@@ -138,7 +135,7 @@ def test_registering_places_the_volume_and_shows_the_result(panel):  # noqa: F81
     assert not slicer.util.getNodesByClass("vtkMRMLGridTransformNode")
 
 
-def test_window_stays_alive_and_progress_is_shown(panel):  # noqa: F811
+def test_window_stays_alive_and_progress_is_shown(panel):
     choose(panel, FakeRegister(wait=True, steps=2))
     seen = []
     timer = __import__("qt").QTimer()
@@ -154,7 +151,7 @@ def test_window_stays_alive_and_progress_is_shown(panel):  # noqa: F811
     finish(panel)
 
 
-def test_cancelling_changes_nothing(panel):  # noqa: F811
+def test_cancelling_changes_nothing(panel):
     _fixed, moving, *_ = choose(panel, FakeRegister(wait=True))
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     panel.ui.applyButton.click()
@@ -178,7 +175,7 @@ def test_cancelling_changes_nothing(panel):  # noqa: F811
         (ValueError("surprise"), "surprise"),
     ],
 )
-def test_failing_is_said_in_the_panel(panel, error, words):  # noqa: F811
+def test_failing_is_said_in_the_panel(panel, error, words):
     _, moving, *_ = choose(panel, FakeRegister(error=error))
     panel.ui.applyButton.click()
     finish(panel)
@@ -188,7 +185,7 @@ def test_failing_is_said_in_the_panel(panel, error, words):  # noqa: F811
     assert panel.ui.applyButton.enabled
 
 
-def test_problem_found_before_starting_is_said_too(panel):  # noqa: F811
+def test_problem_found_before_starting_is_said_too(panel):
     choose(panel)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Unplaced")
     panel.ui.fixedRegionSelector.setCurrentNode(roi)
@@ -197,7 +194,7 @@ def test_problem_found_before_starting_is_said_too(panel):  # noqa: F811
     assert panel._task is None
 
 
-def test_scene_closed_while_running(panel):  # noqa: F811
+def test_scene_closed_while_running(panel):
     choose(panel, FakeRegister(wait=True))
     panel.ui.applyButton.click()
     slicer.app.processEvents()
@@ -214,7 +211,7 @@ def test_scene_closed_while_running(panel):  # noqa: F811
 
 
 @pytest.mark.parametrize("which", ["fixed", "moving", "transform", "landmarks"])
-def test_node_deleted_while_running(panel, which):  # noqa: F811
+def test_node_deleted_while_running(panel, which):
     register = FakeRegister()
     fixed, moving, _, points = choose(panel, register)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "mine")
@@ -232,7 +229,7 @@ def test_node_deleted_while_running(panel, which):  # noqa: F811
         assert moving.GetParentTransformNode() is result
 
 
-def test_module_closed_while_running(scene, module):  # noqa: F811
+def test_module_closed_while_running(scene, module):
     widget = open_module(module)
     choose(widget, FakeRegister(wait=True))
     widget.ui.applyButton.click()
@@ -241,7 +238,7 @@ def test_module_closed_while_running(scene, module):  # noqa: F811
     assert task.join(10)
 
 
-def test_undo_goes_back_one_registration_at_a_time(panel):  # noqa: F811
+def test_undo_goes_back_one_registration_at_a_time(panel):
     _fixed, moving, _, points = choose(panel)
     evaluated, errors, stored = [], [], []
 
@@ -268,7 +265,7 @@ def test_undo_goes_back_one_registration_at_a_time(panel):  # noqa: F811
     assert moving.GetParentTransformNode() is None
 
 
-def test_swapping_the_roles_in_the_panel_moves_the_landmarks_with_their_volumes(panel):  # noqa: F811
+def test_swapping_the_roles_in_the_panel_moves_the_landmarks_with_their_volumes(panel):
     fixed, moving, fixed_list, moving_list = choose(panel)
     panel.ui.applyButton.click()
     finish(panel)
@@ -285,7 +282,7 @@ def test_swapping_the_roles_in_the_panel_moves_the_landmarks_with_their_volumes(
     assert fixed.GetParentTransformNode() is fixed_list.GetParentTransformNode() is not None
 
 
-def test_undo_leaves_another_evaluated_transform_chosen(panel):  # noqa: F811
+def test_undo_leaves_another_evaluated_transform_chosen(panel):
     choose(panel)
     panel.ui.applyButton.click()
     finish(panel)
@@ -298,7 +295,7 @@ def test_undo_leaves_another_evaluated_transform_chosen(panel):  # noqa: F811
 # ---------- landmark errors
 
 
-def test_measurement_in_the_moving_list_goes_when_it_is_no_longer_true(panel):  # noqa: F811
+def test_measurement_in_the_moving_list_goes_when_it_is_no_longer_true(panel):
     _, _, _, points = choose(panel)
     hand = add_linear(np.eye(4), "By hand")
     panel.ui.evaluatedTransformSelector.setCurrentNode(hand)
@@ -314,7 +311,7 @@ def test_measurement_in_the_moving_list_goes_when_it_is_no_longer_true(panel):  
     assert points.GetMeasurement("TRE") is None
 
 
-def test_every_press_of_make_table_is_answered(panel):  # noqa: F811
+def test_every_press_of_make_table_is_answered(panel):
     button, message = panel.ui.tableButton, panel.ui.messageLabel
     button.click()
     assert message.text == "Select fixed and moving landmarks to see their error."
@@ -330,7 +327,7 @@ def test_every_press_of_make_table_is_answered(panel):  # noqa: F811
     assert table.GetTable().GetValue(0, 0).ToString() == "L4"
 
 
-def test_before_registering_only_before_is_shown(panel):  # noqa: F811
+def test_before_registering_only_before_is_shown(panel):
     choose(panel)
     assert panel.ui.treTable.rowCount == 12
     assert "Before" in panel.ui.treSummaryLabel.text
@@ -338,7 +335,7 @@ def test_before_registering_only_before_is_shown(panel):  # noqa: F811
     assert "12 landmarks matched by label." in panel.ui.treSummaryLabel.text
 
 
-def test_rows_are_sorted_and_a_click_jumps_there(panel):  # noqa: F811
+def test_rows_are_sorted_and_a_click_jumps_there(panel):
     choose(panel)
     views = [slicer.app.layoutManager().sliceWidget(name) for name in ("Red", "Yellow", "Green")]
     values = [float(t) for t in texts(panel.ui.treTable, 1)]
@@ -353,7 +350,7 @@ def test_rows_are_sorted_and_a_click_jumps_there(panel):  # noqa: F811
             assert abs(normal @ (point - origin)) < 1e-6
 
 
-def test_moving_a_landmark_updates_table_measurement_and_nodes(panel):  # noqa: F811
+def test_moving_a_landmark_updates_table_measurement_and_nodes(panel):
     _, _, _, points = choose(panel)
     panel.ui.applyButton.click()
     finish(panel)
@@ -376,7 +373,7 @@ def test_moving_a_landmark_updates_table_measurement_and_nodes(panel):  # noqa: 
     )
 
 
-def test_editing_the_transform_updates_the_errors(panel):  # noqa: F811
+def test_editing_the_transform_updates_the_errors(panel):
     _, _, fixed_list, moving_list = choose(panel)
     linear = add_linear(np.eye(4), "By hand")
     panel.ui.evaluatedTransformSelector.setCurrentNode(linear)
@@ -390,7 +387,7 @@ def test_editing_the_transform_updates_the_errors(panel):  # noqa: F811
     np.testing.assert_allclose([float(t) for t in texts(panel.ui.treTable, 2)], expected, atol=0.006)
 
 
-def test_statistics_are_those_of_the_engine(panel):  # noqa: F811
+def test_statistics_are_those_of_the_engine(panel):
     from ProgressiveRegistrationLib.quality import statistics
 
     _, _, fixed_list, moving_list = choose(panel)
@@ -413,13 +410,13 @@ def test_statistics_are_those_of_the_engine(panel):  # noqa: F811
         (lambda f, m: m.RemoveNthControlPoint(3), "11 landmarks matched by label; 1 without a partner"),
     ],
 )
-def test_odd_landmark_lists_are_explained(panel, change, words):  # noqa: F811
+def test_odd_landmark_lists_are_explained(panel, change, words):
     _, _, fixed_list, moving_list = choose(panel)
     change(fixed_list, moving_list)
     assert process_events_until(lambda: words in panel.ui.treSummaryLabel.text)
 
 
-def test_landmark_list_deleted_while_shown(panel):  # noqa: F811
+def test_landmark_list_deleted_while_shown(panel):
     _, _, _, moving_list = choose(panel)
     slicer.mrmlScene.RemoveNode(moving_list)
     assert panel.ui.treTable.rowCount == 0
@@ -433,7 +430,7 @@ def pixels(view="Red"):
     return slicer.app.layoutManager().sliceWidget(view).image().reshape(-1, 3).astype(float)
 
 
-def show_pair(panel):  # noqa: F811
+def show_pair(panel):
     fixed, moving, fixed_list, moving_list = choose(panel)
     for markups in (fixed_list, moving_list):
         markups.SetDisplayVisibility(0)
@@ -446,7 +443,7 @@ def show_pair(panel):  # noqa: F811
     return fixed, moving
 
 
-def test_fusion_is_orange_for_fixed_and_blue_for_moving(panel):  # noqa: F811
+def test_fusion_is_orange_for_fixed_and_blue_for_moving(panel):
     show_pair(panel)
     panel.ui.fusionComboBox.setCurrentText("Fixed orange, moving blue")
     panel.ui.opacitySlider.value = 0.0
@@ -458,7 +455,7 @@ def test_fusion_is_orange_for_fixed_and_blue_for_moving(panel):  # noqa: F811
     assert panel._parameterNode.fusionOpacity == 1.0
 
 
-def test_switching_fusion_off_gives_everything_back(panel):  # noqa: F811
+def test_switching_fusion_off_gives_everything_back(panel):
     fixed, moving = show_pair(panel)
 
     def state():
@@ -481,7 +478,7 @@ def test_switching_fusion_off_gives_everything_back(panel):  # noqa: F811
     ]
 
 
-def test_scene_saved_while_fused_can_be_switched_back_after_loading(panel, tmp_path):  # noqa: F811
+def test_scene_saved_while_fused_can_be_switched_back_after_loading(panel, tmp_path):
     for node in show_pair(panel):
         node.AddDefaultStorageNode()
     panel.ui.fusionComboBox.setCurrentText("Fixed orange, moving blue")
@@ -498,7 +495,7 @@ def test_scene_saved_while_fused_can_be_switched_back_after_loading(panel, tmp_p
         assert slicer.util.getNode(name).GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeGrey"
 
 
-def test_checkerboard_alternates_fixed_and_moving_where_they_are_placed(scene):  # noqa: F811
+def test_checkerboard_alternates_fixed_and_moving_where_they_are_placed(scene):
     from ProgressiveRegistrationSlicer.fusion import checkerboard
 
     fixed, moving = add_pair()
@@ -517,7 +514,7 @@ def test_checkerboard_alternates_fixed_and_moving_where_they_are_placed(scene): 
     np.testing.assert_allclose(values[~same & inner], theirs[~same & inner], atol=1.0)
 
 
-def test_flicker_alternates_and_stops(panel):  # noqa: F811
+def test_flicker_alternates_and_stops(panel):
     show_pair(panel)
     panel.ui.fusionComboBox.setCurrentText("Flicker")
     composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
@@ -527,7 +524,7 @@ def test_flicker_alternates_and_stops(panel):  # noqa: F811
     assert not panel.fusion._timer.active
 
 
-def test_flicker_pauses_while_another_module_is_open(panel):  # noqa: F811
+def test_flicker_pauses_while_another_module_is_open(panel):
     show_pair(panel)
     panel.ui.fusionComboBox.setCurrentText("Flicker")
     composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
@@ -545,7 +542,7 @@ def test_flicker_pauses_while_another_module_is_open(panel):  # noqa: F811
     assert not panel.fusion._timer.active
 
 
-def test_registered_volume_is_shown_when_no_transform_was_asked_for(panel):  # noqa: F811
+def test_registered_volume_is_shown_when_no_transform_was_asked_for(panel):
     fixed, moving = show_pair(panel)
     panel.ui.transformCheckBox.click()
     panel.ui.warpedCheckBox.click()
@@ -569,7 +566,7 @@ def test_registered_volume_is_shown_when_no_transform_was_asked_for(panel):  # n
     assert composite.GetForegroundVolumeID() == moving.GetID()
 
 
-def test_volume_deleted_while_fused(panel):  # noqa: F811
+def test_volume_deleted_while_fused(panel):
     fixed, moving = show_pair(panel)
     panel.ui.fusionComboBox.setCurrentText("Flicker")
     slicer.mrmlScene.RemoveNode(moving)
@@ -581,7 +578,7 @@ def test_volume_deleted_while_fused(panel):  # noqa: F811
 # ---------- state
 
 
-def test_choices_are_saved_with_the_scene(panel, tmp_path):  # noqa: F811
+def test_choices_are_saved_with_the_scene(panel, tmp_path):
     fixed, moving, fixed_list, moving_list = choose(panel)
     panel.ui.applyButton.click()
     finish(panel)
@@ -607,7 +604,7 @@ def test_choices_are_saved_with_the_scene(panel, tmp_path):  # noqa: F811
     assert panel.ui.applyButton.text == "Register"
 
 
-def test_options_list_models_devices_and_segments(panel):  # noqa: F811
+def test_options_list_models_devices_and_segments(panel):
     _fixed, *_ = choose(panel)
     panel.ui.optionsCollapsibleButton.collapsed = False
     devices = [panel.ui.deviceComboBox.itemText(n) for n in range(panel.ui.deviceComboBox.count)]
@@ -628,7 +625,7 @@ def test_options_list_models_devices_and_segments(panel):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["fixed", "moving"])
-def test_another_region_starts_with_all_its_segments(panel, name, tmp_path):  # noqa: F811
+def test_another_region_starts_with_all_its_segments(panel, name, tmp_path):
     choose(panel)
     regions = []
     for title in ("Lungs", "Other"):
@@ -653,7 +650,7 @@ def test_another_region_starts_with_all_its_segments(panel, name, tmp_path):  # 
     assert combo.currentText == "All segments"
 
 
-def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):  # noqa: F811
+def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):
     from small_pair import write_zero_model
 
     write_zero_model(tmp_path / "models")
@@ -665,7 +662,7 @@ def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):  # n
         assert words in panel.ui.modelCardLabel.text
 
 
-def test_card_of_the_shipped_model_says_how_long_it_learnt_and_what_was_measured(panel):  # noqa: F811
+def test_card_of_the_shipped_model_says_how_long_it_learnt_and_what_was_measured(panel):
     from pathlib import Path
 
     path = next((Path(__file__).resolve().parents[2] / "Resources" / "Models").glob("*.json"))
@@ -679,7 +676,7 @@ def test_card_of_the_shipped_model_says_how_long_it_learnt_and_what_was_measured
     assert f"lung error {figures['lung_error_mm']:.2f} mm" in shown
 
 
-def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatch):  # noqa: F811
+def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatch):
     (tmp_path / "broken.json").write_text("{")
     monkeypatch.setenv("PROGRESSIVE_REGISTRATION_MODELS", str(tmp_path))
     panel.ui.optionsCollapsibleButton.collapsed = False
@@ -687,7 +684,7 @@ def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatc
     assert panel.ui.modelCardLabel.text == ""
 
 
-def test_widgets_of_a_left_module_change_nothing(panel):  # noqa: F811
+def test_widgets_of_a_left_module_change_nothing(panel):
     preset = panel._parameterNode.preset
     panel.exit()
     panel.ui.presetComboBox.setCurrentIndex(1)
@@ -698,7 +695,7 @@ def test_widgets_of_a_left_module_change_nothing(panel):  # noqa: F811
     assert panel._parameterNode.preset is not preset
 
 
-def test_leaving_and_entering_the_module_keeps_it_working(panel):  # noqa: F811
+def test_leaving_and_entering_the_module_keeps_it_working(panel):
     choose(panel)
     panel.exit()
     panel.enter()
@@ -709,7 +706,7 @@ def test_leaving_and_entering_the_module_keeps_it_working(panel):  # noqa: F811
 # ---------- folding and report
 
 
-def test_report_of_a_transform_from_elsewhere(panel, tmp_path):  # noqa: F811
+def test_report_of_a_transform_from_elsewhere(panel, tmp_path):
     _fixed, _moving, fixed_list, moving_list = choose(panel)
     matrix = np.eye(4)
     matrix[:3, 3] = (0, 4, -1)
@@ -725,14 +722,14 @@ def test_report_of_a_transform_from_elsewhere(panel, tmp_path):  # noqa: F811
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
-def report_of(panel, folder):  # noqa: F811
+def report_of(panel, folder):
     panel.ui.reportFolder.currentPath = str(folder)
     panel.ui.reportButton.click()
     finish(panel)
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def test_report_after_registering_twice_into_one_node_is_of_the_second(panel, tmp_path):  # noqa: F811
+def test_report_after_registering_twice_into_one_node_is_of_the_second(panel, tmp_path):
     choose(panel)
     panel.ui.outputTransformSelector.setCurrentNode(
         slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "mine")
@@ -768,7 +765,7 @@ def edit_the_grid(node):
         (edit_the_grid, lambda x: np.full_like(x, [0, 0, 5]) - [0, 0, 1]),
     ],
 )
-def test_report_of_a_result_changed_by_hand_is_of_the_node(panel, tmp_path, change, error):  # noqa: F811
+def test_report_of_a_result_changed_by_hand_is_of_the_node(panel, tmp_path, change, error):
     choose(panel)
     panel.ui.applyButton.click()
     finish(panel)
@@ -780,7 +777,7 @@ def test_report_of_a_result_changed_by_hand_is_of_the_node(panel, tmp_path, chan
     assert report["transform"] == panel._parameterNode.evaluatedTransform.GetName()
 
 
-def test_report_for_another_pair_is_of_the_node(panel, tmp_path):  # noqa: F811
+def test_report_for_another_pair_is_of_the_node(panel, tmp_path):
     choose(panel)
     panel.ui.applyButton.click()
     finish(panel)
@@ -788,7 +785,7 @@ def test_report_for_another_pair_is_of_the_node(panel, tmp_path):  # noqa: F811
     assert report_of(panel, tmp_path)["model"]["name"] is None
 
 
-def test_folding_of_a_transform_that_folds_is_found(panel):  # noqa: F811
+def test_folding_of_a_transform_that_folds_is_found(panel):
     choose(panel)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "Folded")
     grid = Grid((50, 50, 50), (4.0,) * 3, (-110.0, -80.0, -70.0))
@@ -806,7 +803,7 @@ def test_folding_of_a_transform_that_folds_is_found(panel):  # noqa: F811
     assert 10 < percent < 60
 
 
-def test_report_without_a_folder_says_so(panel):  # noqa: F811
+def test_report_without_a_folder_says_so(panel):
     choose(panel)
     panel.ui.evaluatedTransformSelector.setCurrentNode(add_linear(np.eye(4)))
     panel.ui.reportButton.click()
@@ -900,7 +897,7 @@ def test_package_replaced_while_in_use_asks_for_a_restart(without_torch, monkeyp
     assert without_torch["installed"][0] == ("torch", False, ">=2.4")
 
 
-def test_saying_no_installs_nothing_and_the_panel_says_so(panel, without_torch):  # noqa: F811
+def test_saying_no_installs_nothing_and_the_panel_says_so(panel, without_torch):
     choose(panel)
     panel.logic._register = None  # the real engine
     without_torch["answer"] = False
@@ -910,7 +907,7 @@ def test_saying_no_installs_nothing_and_the_panel_says_so(panel, without_torch):
     assert panel._task is None
 
 
-def test_report_offers_to_install_what_it_needs_and_that_is_not_torch(panel, without_torch, tmp_path):  # noqa: F811
+def test_report_offers_to_install_what_it_needs_and_that_is_not_torch(panel, without_torch, tmp_path):
     choose(panel)
     panel.ui.evaluatedTransformSelector.setCurrentNode(add_linear(np.eye(4)))
     panel.ui.reportFolder.currentPath = str(tmp_path)
@@ -951,7 +948,7 @@ def test_requirements_are_read_from_the_file_and_found_here():
 # ---------- sample data
 
 
-def test_sample_data_makes_the_phantom_with_exact_landmarks(panel, monkeypatch):  # noqa: F811
+def test_sample_data_makes_the_phantom_with_exact_landmarks(panel, monkeypatch):
     import SampleData
     from ProgressiveRegistrationSlicer import sample_data
 

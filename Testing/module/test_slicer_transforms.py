@@ -30,7 +30,6 @@ from slicer_harness.fixtures import (
     pattern,
     points_of,
     rotation,
-    scene,  # noqa: F401
 )
 
 pytestmark = pytest.mark.usefixtures("scene")

@@ -1,5 +1,5 @@
 # ruff: noqa: E402 (the harness must be installed before the module's packages are imported)
-"""pytest fixtures and made-up scenes for tests on the real MRML. Import what a test file uses from here."""
+"""Made-up scenes and a stand-in for the engine, for tests on the real MRML."""
 
 from __future__ import annotations
 
@@ -30,28 +30,6 @@ from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
 
 FIXED_SHAPE, MOVING_SHAPE = (30, 36, 40), (34, 44, 42)  # z, y, x
-
-
-@pytest.fixture
-def scene():
-    """The scene, empty before and after the test."""
-    slicer.mrmlScene.Clear(0)
-    yield slicer.mrmlScene
-    slicer.mrmlScene.Clear(0)
-
-
-@pytest.fixture(scope="session")
-def module():
-    """The module's Python file, loaded as the application does."""
-    return slicer_harness.load_module()
-
-
-@pytest.fixture
-def panel(scene, module):
-    """The opened module's widget; its logic registers with ``FakeRegister`` once a test sets one."""
-    widget = slicer_harness.open_module(module)
-    yield widget
-    slicer_harness.close_module(widget)
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:
