@@ -24,9 +24,6 @@ from slicer_harness.fixtures import (
     add_pair,
     add_points,
     fixed_points,
-    module,  # noqa: F401
-    panel,  # noqa: F401
-    scene,  # noqa: F401
 )
 
 MODULE = slicer_harness.REPOSITORY / "ProgressiveRegistration"
@@ -82,7 +79,7 @@ def as_the_module(source: str, **names):
         ("import qt; qt.QTableWidgetItem('a').hide()", "QTableWidgetItem has no attribute named 'hide'"),
     ],
 )
-def test_strict_rules(panel, source, words):  # noqa: F811
+def test_strict_rules(panel, source, words):
     names = {
         "label": panel.ui.messageLabel,
         "button": panel.ui.applyButton,
@@ -95,7 +92,7 @@ def test_strict_rules(panel, source, words):  # noqa: F811
         as_the_module(source, **names)
 
 
-def test_strict_rules_let_through_what_is_there(panel):  # noqa: F811
+def test_strict_rules_let_through_what_is_there(panel):
     as_the_module(
         "label.text = 'a'; label.setText('b'); assert label.text == 'b'\n"
         "button.connect('clicked(bool)', print); button.connect('clicked()', print)\n"
@@ -264,7 +261,7 @@ def test_tables_of_qt_agree_with_the_qt_that_is_installed():
         (lambda: slicer.app.layoutManager().sliceWidget("Red"), "qMRMLSliceWidget"),
     ],
 )
-def test_stand_ins_that_are_no_widgets_have_nothing_that_the_real_ones_lack(scene, make, kind):  # noqa: F811
+def test_stand_ins_that_are_no_widgets_have_nothing_that_the_real_ones_lack(scene, make, kind):
     own = {"logics", "make_scene", "emit", "without_window", "name", "size", "logic", "image", "fit"}
     public = {name for name in dir(make()) if name[0] != "_"} - own - {"connect", "disconnect"}
     known = strict.facts(kind)
@@ -282,7 +279,7 @@ def no_window(monkeypatch):
     assert slicer.app.layoutManager() is None
 
 
-def test_sample_data_logic_and_self_test_work_without_a_window(scene, module, no_window):  # noqa: F811
+def test_sample_data_logic_and_self_test_work_without_a_window(scene, module, no_window):
     from ProgressiveRegistrationSlicer import sample_data
 
     small = {"size": (48, 48, 32), "spacing": (7.2, 7.2, 10.0), "tips": 200, "landmarks": 6}
@@ -297,7 +294,7 @@ def test_sample_data_logic_and_self_test_work_without_a_window(scene, module, no
     result.undo()
 
 
-def test_panel_works_without_slice_views(scene, module, no_window):  # noqa: F811
+def test_panel_works_without_slice_views(scene, module, no_window):
     widget = slicer_harness.open_module(module)
     fixed, moving = add_pair()
     p = widget._parameterNode
