@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .cli_clinic import add_commands as add_clinic
 from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
 from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError, memory_errors
@@ -470,6 +471,7 @@ def _command() -> str:
 
 add_motion(app, sys.modules[__name__], EXIT_CODES)
 add_landmarks(app, sys.modules[__name__], EXIT_CODES)
+add_clinic(app, sys.modules[__name__], EXIT_CODES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,7 +22,7 @@ from .field import IMAGE_FORMATS as FIELD_FORMATS
 from .field import DisplacementField
 from .files import staged_folder
 from .geometry import Box, Grid
-from .images import read_image, read_volume, warp_image, write_image
+from .images import is_dicom, read_image, read_volume, warp_image, write_image
 from .landmarks import Landmarks, match_landmarks, outside_notes, read_landmarks, write_landmarks
 from .lungs import find_lungs
 from .quality import Transform, map_points, quality_figures
@@ -419,7 +419,8 @@ def apply_points(
 
 
 def read_transform(path: str | Path) -> Transform:
-    """A displacement field, or any transform that ITK reads (affine, B-spline, composite).
+    """A displacement field, or any transform that ITK reads (affine, B-spline, composite), or a
+    DICOM Deformable Spatial Registration.
 
     Raises
     ------
@@ -430,6 +431,10 @@ def read_transform(path: str | Path) -> Transform:
         raise InputError(f"There is no transform file {path}.")
     if path.name.lower().endswith(FIELD_FORMATS):
         return DisplacementField.read(path)
+    if is_dicom(path):
+        from .dicom_registration import read_registration
+
+        return read_registration(path)
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:

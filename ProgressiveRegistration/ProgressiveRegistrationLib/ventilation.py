@@ -111,7 +111,10 @@ def ventilation(
     air = known & (e < VESSEL_HU) & (i < VESSEL_HU)
     factor = 1.0
     if mass_correction and air.any():
-        factor = float((e[air] + 1000).sum() / max(float(((i[air] + 1000) * change[air]).sum()), 1e-6))
+        # within the rim, where neither the body's partial volume nor a pleura that was missed counts as lung
+        core = ndimage.binary_erosion(air, iterations=2)
+        core = core if core.any() else air
+        factor = float((e[core] + 1000).sum() / max(float(((i[core] + 1000) * change[core]).sum()), 1e-6))
     e, i = (_smoothed(values, air, grid, smoothing_mm) for values in (e, i))
     i = (i + 1000) * factor - 1000
     air &= (e > AIR_HU) & (i > AIR_HU)

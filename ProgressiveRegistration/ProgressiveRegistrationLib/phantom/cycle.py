@@ -24,6 +24,7 @@ from ..files import write_text
 from ..geometry import Grid
 from ..images import write_image
 from ..landmarks import Landmarks, write_landmarks
+from .anatomy import Anatomy
 from .motion import Motion
 from .pair import FIELD_SPACING, make_chest
 
@@ -103,9 +104,7 @@ def breathing_cycle(
         )
     chest = make_chest(seed, amplitude=amplitude, landmarks=landmarks, scans=phases, **options)
     times = np.arange(phases) / phases
-    motions = [
-        chest.tissue.motion.partial(_depth(amplitude, t), _depth(amplitude, t - hysteresis)) for t in times
-    ]
+    motions = _states(chest.tissue.motion, phases, hysteresis)
     inhale, labels = chest.tissue.landmarks(landmarks)
     images, lungs, points = [], [], []
     names = tuple(f"phase{round(100 * t):02d}" for t in times)
@@ -119,6 +118,23 @@ def breathing_cycle(
         if done is not None:
             done(len(images))
     return ThoraxCycle(names, tuple(images), tuple(lungs), tuple(points), tuple(motions))
+
+
+def cycle_motions(
+    seed: int, phases: int, hysteresis: float = 0.0, amplitude: float = 20.0
+) -> tuple[Motion, ...]:
+    """``ThoraxCycle.motions`` of that seed alone, without making the images: the truth about "
+    "files on disk."""
+    seeds = np.random.SeedSequence(int(seed)).spawn(2)
+    anatomy, breath = (np.random.Generator(np.random.PCG64(s)) for s in seeds)
+    motion = Motion.draw(breath, Anatomy.draw(anatomy), float(amplitude))
+    return tuple(_states(motion, phases, hysteresis))
+
+
+def _states(motion: Motion, phases: int, hysteresis: float) -> list[Motion]:
+    """From each phase to full inhale."""
+    full, times = motion.amplitude, np.arange(phases) / phases
+    return [motion.partial(_depth(full, t), _depth(full, t - hysteresis)) for t in times]
 
 
 def write_cycle(cycle: ThoraxCycle, folder: str | os.PathLike) -> list[Path]:

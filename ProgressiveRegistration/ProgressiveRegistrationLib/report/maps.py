@@ -22,10 +22,18 @@ def map_slice(values: sitk.Image, plane: Plane) -> np.ndarray:
 
 
 def map_picture(
-    fixed: np.ndarray, values: np.ndarray, inside: np.ndarray, colours: str, low: float, high: float
+    fixed: np.ndarray,
+    values: np.ndarray,
+    inside: np.ndarray,
+    colours: str,
+    low: float,
+    high: float,
+    *,
+    fade: bool = False,
 ) -> np.ndarray:
-    """(h, w, 3) uint8: the values in colour where they are known and ``inside``, over the grey slice
-    (0..1).
+    """(h, w, 3) uint8: the values in colour where they are known and ``inside``, over the grey slice (0..1).
+
+    ``fade``: low values show the slice, so that only what is high catches the eye.
     """
     from matplotlib import colormaps
 
@@ -33,19 +41,26 @@ def map_picture(
     shown = inside & np.isfinite(values)
     share = np.clip((np.where(shown, values, low) - low) / (high - low), 0, 1)
     colour = colormaps[colours](share)[..., :3] * (0.75 + 0.25 * grey)
-    strength = np.where(shown, 0.85, 0.0)[..., None]
+    strength = np.where(shown, 0.9 * np.sqrt(share) if fade else 0.85, 0.0)[..., None]
     return np.round(255 * np.clip((1 - strength) * grey + strength * colour, 0, 1)).astype(np.uint8)
 
 
 def map_planes(
-    fixed: sitk.Image, mask: sitk.Image, values: sitk.Image, colours: str, low: float, high: float
+    fixed: sitk.Image,
+    mask: sitk.Image,
+    values: sitk.Image,
+    colours: str,
+    low: float,
+    high: float,
+    *,
+    fade: bool = False,
 ) -> list[dict]:
     """Name, data address, height and width of a map's picture on the report's three planes."""
     out = []
     for plane in pictures.choose_planes(fixed, mask):
         shown = pictures.slice_of(fixed, plane)
         inside = pictures.mask_slice(mask, plane)
-        picture = map_picture(shown, map_slice(values, plane), inside, colours, low, high)
+        picture = map_picture(shown, map_slice(values, plane), inside, colours, low, high, fade=fade)
         out.append(
             {
                 "name": plane.name,

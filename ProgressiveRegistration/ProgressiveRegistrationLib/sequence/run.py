@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,7 @@ def _evaluate(
     report: dict[str, Any] = {
         "format": FORMAT,
         "kind": "sequence",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "command": sequence.command,
         "reference": phases[reference].name,
@@ -273,7 +275,13 @@ def _evaluate(
         "preset": sequence.settings.preset,
         "model": next((r["model"] for r in done.values()), None),
         "inputs": [
-            {**describe_image(image, phase.path), "frame": phase.frame}
+            {
+                **describe_image(image, phase.path),
+                "frame": phase.frame,
+                "series": phase.series,
+                "landmarks": phase.landmarks,
+                "mask": phase.mask,
+            }
             for image, phase in zip(images, phases)
         ],
         "amplitude_mm": statistics(largest[inside]),

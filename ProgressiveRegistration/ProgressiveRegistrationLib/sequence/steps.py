@@ -8,6 +8,7 @@ steadies the direct ones.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..batch import record as records
 from ..batch.locks import locked
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..field import DisplacementField
 from ..geometry import Affine
 from ..progress import Stop
@@ -216,3 +217,25 @@ def _register(
         "device": first.device,
         "notes": notes,
     }
+
+
+def read_result(folder: str | os.PathLike) -> tuple[dict[str, Any], list[Phase]]:
+    """The report of a finished sequence, and its phases. Raises InputError."""
+    path = Path(folder) / "sequence.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        phases = [
+            Phase(
+                entry["name"],
+                Path(given["path"]),
+                given["frame"],
+                given["series"],
+                *(None if given[key] is None else Path(given[key]) for key in ("landmarks", "mask")),
+            )
+            for entry, given in zip(report["phases"], report["inputs"])
+        ]
+    except OSError as error:
+        raise InputError(f"There is no {path}; give a folder that sequence wrote.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no report of a sequence.") from error
+    return report, phases

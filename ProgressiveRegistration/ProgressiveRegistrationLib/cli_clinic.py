@@ -1,0 +1,249 @@
+"""Commands for the clinic: ``ventilation``, ``dose``, ``contours``, ``convert``, ``qa``. ``cli`` adds them
+to its own.
+"""
+
+# Typer reads annotations at run time, also on Python 3.9.
+# ruff: noqa: UP006, UP035, UP045
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, List, Optional
+
+import typer
+
+from .errors import InputError
+
+
+def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
+    """Add this file's commands to ``app``; ``cli`` is the module with its helpers."""
+
+    @app.command(epilog=epilog)
+    @cli.guarded
+    def ventilation(
+        transform: Path = cli.TRANSFORM,
+        fixed: Path = typer.Option(
+            ..., help="CT at exhale, the transform's fixed image.", show_default=False
+        ),
+        moving: Path = typer.Option(..., help="CT at inhale, its moving image.", show_default=False),
+        fixed_mask: Optional[Path] = cli.FIXED_MASK,
+        output: Path = typer.Option(..., "--output", "-o", help="Folder for the maps.", show_default=False),
+        smoothing: float = typer.Option(4.0, help="Smoothing of the HU for the air-based map, mm."),
+        mass_correction: bool = typer.Option(
+            True, "--mass-correction/--no-mass-correction", help="Of the air-based map."
+        ),
+        as_json: bool = cli.JSON,
+    ) -> None:
+        """Specific ventilation from exhale to inhale: by volume change, and by change of air."""
+        from .files import staged_folder, write_text
+        from .images import read_image, read_volume, write_image
+        from .jobs import read_transform
+        from .lungs import find_lungs
+        from .report.content import plain, to_json
+        from .ventilation import ventilation as measure
+
+        mapping = read_transform(transform)
+        exhale, inhale = read_image(fixed), read_image(moving)
+        lungs = find_lungs(exhale, mask=fixed_mask and read_volume(fixed_mask), name=str(fixed))
+        found = measure(
+            exhale, inhale, mapping, lungs.mask, smoothing_mm=smoothing, mass_correction=mass_correction
+        )
+        with staged_folder(output) as folder:
+            for which in ("jacobian", "hu"):
+                write_image(found.image(which, float("nan")), folder / f"ventilation_{which}.nrrd")
+            write_image(found.grid.image(found.zones), folder / "zones.nrrd")
+            write_text(folder / "ventilation.json", to_json(plain(found.figures)))
+        if as_json:
+            print(to_json(plain(found.figures)), end="")
+            return
+        for note in found.figures["notes"]:
+            cli._out.print(f"[yellow]Note:[/yellow] {cli._plain(note)}")
+        for name, zone in (("lungs", found.figures["lungs"]), *found.figures["zones"].items()):
+            parts = []
+            for which, title in (("jacobian", "volume change"), ("hu", "air")):
+                if zone[which]:
+                    cv = zone[which]["cv"]
+                    parts.append(
+                        f"{title} {zone[which]['mean']:.3f}" + (f" (CV {cv:.2f})" if cv is not None else "")
+                    )
+            cli._out.print(f"{name}: {zone['ml']:.0f} ml, {', '.join(parts)}")
+        cli._out.print(cli._plain(output))
+
+    @app.command(epilog=epilog)
+    @cli.guarded
+    def dose(
+        result: Path = typer.Argument(
+            ..., metavar="RESULT", help="Folder that `sequence` wrote.", show_default=False
+        ),
+        doses: List[Path] = typer.Argument(
+            ...,
+            metavar="DOSES...",
+            help="A dose for each phase in their order (image in Gy or RTDOSE), or one for all: the "
+            "same place in the room.",
+            show_default=False,
+        ),
+        output: Path = typer.Option(..., "--output", "-o", help="Image to write, Gy.", show_default=False),
+        mode: str = typer.Option("plain", help="plain: dose at the same tissue; mass: energy over mass."),
+        weight: Optional[List[float]] = typer.Option(
+            None, help="Share of the time of each phase (repeatable). [even]"
+        ),
+    ) -> None:
+        """Sum the dose of all phases on the reference phase, along the fields of a sequence."""
+        import SimpleITK as sitk
+
+        from .dose import MODES, PhaseDose, read_dose, sum_doses
+        from .field import DisplacementField
+        from .geometry import Grid
+        from .images import write_image
+        from .sequence.steps import read_result
+
+        if mode not in MODES:
+            raise InputError(f"There is no way {mode} to warp a dose; choose {' or '.join(MODES)}.")
+        report, phases = read_result(result)
+        if len(doses) not in (1, len(phases)):
+            raise InputError(
+                f"{len(doses)} doses were given for {len(phases)} phases; give one for each, or one for all."
+            )
+        if weight and len(weight) != len(phases):
+            raise InputError(f"{len(weight)} weights were given for {len(phases)} phases; give one for each.")
+        read = [read_dose(path) for path in doses]
+        parts, grid = [], None
+        for k, phase in enumerate(phases):
+            reference = phase.name == report["reference"]
+            image = phase.image() if mode == "mass" or reference else None
+            grid = Grid.from_image(image) if reference and image is not None else grid
+            field = None if reference else DisplacementField.read(Path(result) / f"field_{phase.name}.nrrd")
+            parts.append(PhaseDose(read[k % len(read)], field, image, weight[k] if weight else 1.0))
+        if grid is None:
+            raise InputError(f"{result} does not say which phase is the reference; run sequence again.")
+        total = sum_doses(parts, grid, mode)
+        write_image(total, output)
+        values = sitk.GetArrayViewFromImage(total)
+        cli._out.print(f"Dose on {cli._plain(report['reference'])}, {mode}: largest {values.max():.2f} Gy")
+        cli._out.print(cli._plain(output))
+
+    @app.command(epilog=epilog)
+    @cli.guarded
+    def contours(
+        structures: Path = typer.Argument(
+            ..., metavar="RTSTRUCT", help="Structures drawn on the moving image.", show_default=False
+        ),
+        transform: Path = cli.TRANSFORM,
+        moving: Path = typer.Option(..., help="The image on which they were drawn.", show_default=False),
+        fixed: Path = typer.Option(..., help="The image that gets them.", show_default=False),
+        output: Path = typer.Option(
+            ...,
+            "--output",
+            "-o",
+            help=".dcm: an RTSTRUCT; .nrrd, .mha or .nii.gz: a label map.",
+            show_default=False,
+        ),
+    ) -> None:
+        """Carry RT structures from the moving to the fixed image."""
+        from .contours import read_structures, warp_structure, write_structures
+        from .dicom_registration import first_of_series
+        from .field import DisplacementField
+        from .geometry import Grid
+        from .images import read_image, write_image
+        from .jobs import read_transform
+
+        mapping = read_transform(transform)
+        source, target = Grid.from_image(read_image(moving)), Grid.from_image(read_image(fixed))
+        if not isinstance(mapping, DisplacementField):
+            mapping = DisplacementField.from_transform(mapping, target)
+        masks = {
+            name: warp_structure(mask, mapping, target)
+            for name, mask in read_structures(structures, source).items()
+        }
+        if output.suffix.lower() == ".dcm":
+            write_structures(masks, output, image=first_of_series(fixed))
+        else:
+            import numpy as np
+            import SimpleITK as sitk
+
+            labels = np.zeros(target.shape, np.uint8)
+            for number, mask in enumerate(masks.values(), 1):
+                labels[sitk.GetArrayViewFromImage(mask) > 0] = number
+            write_image(target.image(labels), output)
+        for number, name in enumerate(masks, 1):
+            cli._out.print(f"{number}: {cli._plain(name)}")
+        cli._out.print(cli._plain(output))
+
+    @app.command(epilog=epilog)
+    @cli.guarded
+    def convert(
+        transform: Path = cli.TRANSFORM,
+        output: Path = typer.Option(
+            ...,
+            "--output",
+            "-o",
+            help=".dcm (Deformable Spatial Registration), .h5, .tfm, .nrrd, .nii.gz or .mha.",
+            show_default=False,
+        ),
+        fixed: Optional[Path] = typer.Option(
+            None,
+            help="Fixed CT: the grid that is reached over; a DICOM folder gives patient, study and frame.",
+        ),
+        moving: Optional[Path] = typer.Option(
+            None, help="Moving CT: a DICOM folder gives its frame of reference."
+        ),
+    ) -> None:
+        """Write a transform in another format, DICOM Deformable Spatial Registration included."""
+        from .dicom_registration import first_of_series, write_registration
+        from .field import DisplacementField
+        from .geometry import Grid
+        from .images import read_volume
+        from .jobs import read_transform
+
+        mapping = read_transform(transform)
+        grid = None if fixed is None else Grid.from_image(read_volume(fixed))
+        if not isinstance(mapping, DisplacementField):
+            if grid is None:
+                raise InputError(
+                    f"{transform} brings no grid of its own; give the fixed image too (--fixed)."
+                )
+            mapping = DisplacementField.from_transform(mapping, grid)
+        if output.suffix.lower() == ".dcm":
+            headers = [None if path is None else first_of_series(path) for path in (fixed, moving)]
+            write_registration(mapping, output, fixed=headers[0], moving=headers[1], reach=grid)
+        else:
+            (mapping if grid is None else mapping.covering(grid)).write(output)
+        cli._out.print(f"Wrote {cli._plain(output)}")
+
+    @app.command(epilog=epilog)
+    @cli.guarded
+    def qa(
+        result: Path = typer.Argument(
+            ..., metavar="RESULT", help="Folder that `register` wrote.", show_default=False
+        ),
+        output: Path = typer.Option(
+            ..., "--output", "-o", help="Folder for qa.pdf, qa.html and qa.json.", show_default=False
+        ),
+        inverse: Optional[Path] = typer.Option(
+            None, help="A transform moving -> fixed: inverse consistency, and a better uncertainty map."
+        ),
+        as_json: bool = cli.JSON,
+        quiet: bool = cli.QUIET,
+    ) -> None:
+        """A quality report to be signed, after AAPM TG-132: measurements, tolerances, pictures,
+        uncertainty, a form.
+        """
+        from .qa.checks import examine
+        from .qa.write import write_qa
+
+        with cli._progress(quiet) as progress:
+            case = examine(result, inverse=inverse, progress=progress)
+            paths = write_qa(case, output)
+        if as_json:
+            print(json.dumps(case.report, indent=2, ensure_ascii=False))
+            return
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for column in ("check", "measured", "tolerance", "verdict"):
+            table.add_column(column)
+        for check in case.report["checks"]:
+            table.add_row(*(cli._plain(check[key]) for key in ("name", "measured", "tolerance", "verdict")))
+        cli._out.print(table)
+        for path in paths:
+            cli._out.print(cli._plain(path))

@@ -1,0 +1,1 @@
+"""A quality report that a physicist signs, after AAPM TG-132."""
