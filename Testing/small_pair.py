@@ -12,9 +12,11 @@ import SimpleITK as sitk
 import torch
 from ProgressiveRegistrationLib import cli
 from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.jobs import Job
 from ProgressiveRegistrationLib.landmarks import Landmarks, write_landmarks
 from ProgressiveRegistrationLib.network.model import ModelCard, write_model
 from ProgressiveRegistrationLib.network.unet import RegistrationUNet
+from ProgressiveRegistrationLib.options import Options, PairFiles
 from scipy.ndimage import gaussian_filter
 
 SHIFT = np.array([12.0, -20.0, 35.0])
@@ -119,3 +121,9 @@ def landmark_options(folder: Path) -> list:
 
 def model_options(folder: Path) -> list:
     return ["--model", folder / "zero" / "zero.json", "--preset", "fast", "--device", "cpu"]
+
+
+def fast_job(folder: Path, output: Path, **options) -> Job:
+    """The pair's job with the network that answers zero."""
+    chosen = Options(preset="fast", model=str(folder / "zero" / "zero.json"), device="cpu", **options)
+    return Job(PairFiles(*pair(folder)), chosen, output)

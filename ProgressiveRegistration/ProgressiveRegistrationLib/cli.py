@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
@@ -24,8 +25,10 @@ from rich.table import Table
 from .cli_clinic import add_commands as add_clinic
 from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
+from .cli_options import option, takes
 from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError, memory_errors
 from .memory import keep_freed_memory
+from .options import Options, PairFiles
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 a fault in the program; 2 wrong usage of the command line; 3 an input cannot be used;
@@ -46,10 +49,6 @@ _typed: List[str] = []  # the arguments of this run
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
 
-FIXED = typer.Argument(
-    ..., metavar="FIXED", help="Fixed CT: .nrrd, .mha, .nii.gz or a DICOM folder.", show_default=False
-)
-MOVING = typer.Argument(..., metavar="MOVING", help="Moving CT.", show_default=False)
 TRANSFORM = typer.Argument(
     ...,
     metavar="TRANSFORM",
@@ -58,22 +57,7 @@ TRANSFORM = typer.Argument(
 )
 JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as report.json.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
-MODEL = typer.Option(None, help="A model (see `models`), the path of its card, or none: lung boxes alone.")
-DEVICE = typer.Option("auto", help="auto, cpu, cuda, cuda:1 or mps.")
-PRESET = typer.Option("balanced", help="fast: the network alone; balanced, accurate: refined for this pair.")
-LUNG_BOXES = typer.Option(
-    "own", help="own, shared (the paper's), or x0,y0,z0,x1,y1,z1 in LPS mm (12 numbers: fixed, moving)."
-)
-FIXED_LANDMARKS = typer.Option(None, help=".mrk.json, .fcsv, .csv, DIR-Lab .txt or POPI .pts.")
-MOVING_LANDMARKS = typer.Option(None, help="The same landmarks in the moving image.")
-FIXED_COLUMNS = typer.Option(None, help="Which points of a CSV with several sets: the columns' prefix.")
-MOVING_COLUMNS = typer.Option(None, help="The same for the moving landmarks.")
-EXCLUDE = typer.Option(None, "--exclude-landmark", help="Leave the landmark of this label out (repeatable).")
-FIXED_MASK = typer.Option(None, help="Lung mask of the fixed image, instead of finding the lungs.")
-MOVING_MASK = typer.Option(None, help="Lung mask of the moving image.")
-FIXED_SERIES = typer.Option(None, help="Series UID in the fixed DICOM folder.")
-MOVING_SERIES = typer.Option(None, help="Series UID in the moving DICOM folder.")
-REPORT = typer.Option(True, "--report/--no-report", help="Write report.html beside report.json.")
+MOVING_SERIES = option(PairFiles, "moving_series")
 
 
 def guarded(command):
@@ -101,104 +85,53 @@ def guarded(command):
 
 @app.command(epilog=EXIT_CODES)
 @guarded
+@takes({"files": PairFiles, "options": Options})
 def register(
-    fixed: Path = FIXED,
-    moving: Path = MOVING,
+    files: PairFiles,
+    options: Options,
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the results.", show_default=False),
-    preset: str = PRESET,
-    fixed_landmarks: Optional[Path] = FIXED_LANDMARKS,
-    moving_landmarks: Optional[Path] = MOVING_LANDMARKS,
-    fixed_columns: Optional[str] = FIXED_COLUMNS,
-    moving_columns: Optional[str] = MOVING_COLUMNS,
-    exclude: Optional[List[str]] = EXCLUDE,
-    fixed_mask: Optional[Path] = FIXED_MASK,
-    moving_mask: Optional[Path] = MOVING_MASK,
-    moving_labels: Optional[Path] = typer.Option(None, help="Label map to warp with the moving image."),
-    model: Optional[str] = MODEL,
-    device: str = DEVICE,
-    lung_boxes: str = LUNG_BOXES,
     series: Optional[str] = typer.Option(None, help="Series UID for both DICOM folders."),
-    fixed_series: Optional[str] = FIXED_SERIES,
-    moving_series: Optional[str] = MOVING_SERIES,
-    transform_format: Optional[List[str]] = typer.Option(
-        None, help=".h5 or .tfm (transform), .nrrd, .nii.gz or .mha (displacement field); repeatable. [.h5]"
-    ),
-    image_format: str = typer.Option(".nrrd", help=".nrrd, .nii.gz or .mha for warped images."),
-    inverse_consistency: bool = typer.Option(
-        False, "--inverse-consistency", help="Register the other way too, and measure how the two agree."
-    ),
-    report: bool = REPORT,
     as_json: bool = JSON,
     quiet: bool = QUIET,
 ) -> None:
     """Register MOVING to FIXED and write the transform, the warped image and a report into a folder."""
-    from .jobs import Job, LandmarkFiles, parse_lung_boxes, register_files
+    from .jobs import Job, register_files
 
-    job = Job(
-        fixed=fixed,
-        moving=moving,
-        output=output,
-        preset=preset,
-        model=model,
-        device=device,
-        lung_boxes=parse_lung_boxes(lung_boxes),
-        fixed_series=fixed_series or series,
-        moving_series=moving_series or series,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        landmarks=LandmarkFiles(
-            fixed_landmarks, moving_landmarks, fixed_columns, moving_columns, tuple(exclude or ())
-        ),
-        moving_labels=moving_labels,
-        transform_formats=tuple(_ending(e) for e in transform_format or [".h5"]),
-        image_format=_ending(image_format),
-        inverse_consistency=inverse_consistency,
-        report=report,
-        command=_command(),
-    )
+    both = {side: getattr(files, side) or series for side in ("fixed_series", "moving_series")}
     with _progress(quiet) as progress:
+        job = Job(replace(files, **both), options, output, command=_command())
         result = register_files(job, progress=progress)
     _show(result, as_json)
 
 
 @app.command(epilog=EXIT_CODES)
 @guarded
+@takes(
+    {"files": PairFiles},
+    options=("fixed", "moving"),
+    optional=("moving",),
+    without=("moving_mask", "moving_labels"),
+)
 def evaluate(
+    files: PairFiles,
     transform: Path = TRANSFORM,
-    fixed: Path = typer.Option(..., help="Fixed CT.", show_default=False),
-    moving: Optional[Path] = typer.Option(None, help="Moving CT; needed for the report's pictures."),
-    fixed_landmarks: Optional[Path] = FIXED_LANDMARKS,
-    moving_landmarks: Optional[Path] = MOVING_LANDMARKS,
-    fixed_columns: Optional[str] = FIXED_COLUMNS,
-    moving_columns: Optional[str] = MOVING_COLUMNS,
-    exclude: Optional[List[str]] = EXCLUDE,
-    fixed_mask: Optional[Path] = FIXED_MASK,
-    fixed_series: Optional[str] = FIXED_SERIES,
-    moving_series: Optional[str] = MOVING_SERIES,
     inverse: Optional[Path] = typer.Option(
         None, help="A transform moving -> fixed, for inverse consistency."
     ),
     output: Optional[Path] = typer.Option(
         None, "--output", "-o", help="Folder for report.json and report.html."
     ),
-    report: bool = REPORT,
+    report: bool = option(Options, "report"),
     as_json: bool = JSON,
     quiet: bool = QUIET,
 ) -> None:
     """Measure a transform that maps FIXED points to MOVING points, whichever program made it."""
-    from .jobs import LandmarkFiles, evaluate_files
+    from .jobs import evaluate_files
 
     with _progress(quiet) as progress:
         result = evaluate_files(
             transform,
-            fixed,
-            moving,
-            landmarks=LandmarkFiles(
-                fixed_landmarks, moving_landmarks, fixed_columns, moving_columns, tuple(exclude or ())
-            ),
-            fixed_series=fixed_series,
-            moving_series=moving_series,
-            fixed_mask=fixed_mask,
+            files,
             inverse=inverse,
             output=output,
             html=report,
@@ -316,16 +249,16 @@ def phantom(
 @guarded
 def demo(
     output: Path = typer.Option(Path("demo"), "--output", "-o", help="Folder for the results."),
-    preset: str = PRESET,
-    model: Optional[str] = MODEL,
-    device: str = DEVICE,
+    preset: str = option(Options, "preset"),
+    model: Optional[str] = option(Options, "model"),
+    device: str = option(Options, "device"),
     seed: int = typer.Option(0, help="Another number, another chest."),
     as_json: bool = JSON,
     quiet: bool = QUIET,
 ) -> None:
     """Register a made-up breathing chest, exhale and inhale, and write a report with its exact landmarks."""
     from .files import staged_folder
-    from .jobs import Job, LandmarkFiles, register_files
+    from .jobs import Job, register_files
     from .phantom.pair import breathing_thorax, write_pair
 
     with _progress(quiet) as progress:
@@ -334,18 +267,15 @@ def demo(
         # The pair comes into the folder together with the results, or not at all.
         with staged_folder(output) as folder:
             write_pair(breathing_thorax(seed), folder)
-            job = Job(
-                fixed=folder / "fixed.nrrd",
-                moving=folder / "moving.nrrd",
-                output=folder,
-                final=output,
-                preset=preset,
-                model=model,
-                device=device,
-                landmarks=LandmarkFiles(folder / "fixed.mrk.json", folder / "moving.mrk.json"),
+            files = PairFiles(
+                folder / "fixed.nrrd",
+                folder / "moving.nrrd",
+                folder / "fixed.mrk.json",
+                folder / "moving.mrk.json",
                 moving_labels=folder / "moving_lungs.nrrd",
-                command=_command(),
             )
+            options = Options(preset=preset, model=model, device=device)
+            job = Job(files, options, folder, final=output, command=_command())
             result = register_files(job, progress=progress)
     _show(result, as_json)
 
@@ -419,19 +349,19 @@ def _show(report: dict, as_json: bool) -> None:
 
         print(to_json(report), end="")
         return
+    from .statistics import STATISTICS, TAIL, WHEN
+
     for note in report["notes"]:
         _out.print(f"[yellow]Note:[/yellow] {_plain(note)}")
     errors = report["tre_mm"]
     if errors:
         table = Table("TRE (mm)", box=None, pad_edge=False)
-        for column in ("mean", "sd", "median", "95 %", "max", "landmarks"):
+        for column in (*(s.label for s in STATISTICS.values()), "landmarks"):
             table.add_column(column, justify="right")
-        rows = (("before", "before"), ("lung boxes aligned", "lung_boxes"), ("after", "after"))
-        for name, key in rows:
+        for key, name in WHEN.items():
             if key in errors:
                 e = errors[key]
-                numbers = [f"{e[k]:.2f}" for k in ("mean", "sd", "median", "p95", "max")]
-                table.add_row(name, *numbers, str(e["count"]))
+                table.add_row(name, *(f"{e[k]:.2f}" for k in STATISTICS), str(e["count"]))
         _out.print(table)
     folding = report["folding"]
     lung = folding["lung_percent"]
@@ -439,7 +369,7 @@ def _show(report: dict, as_json: bool) -> None:
     _out.print(f"Folding: lung {lung}, field of view {folding['field_of_view_percent']:.3g} %")
     if report.get("inverse_consistency_mm"):
         e = report["inverse_consistency_mm"]
-        _out.print(f"Inverse consistency: mean {e['mean']:.2f} mm, 95 % {e['p95']:.2f} mm")
+        _out.print(f"Inverse consistency: mean {e['mean']:.2f} mm, {STATISTICS[TAIL].label} {e[TAIL]:.2f} mm")
     if report["model"]["name"]:
         _out.print(
             f"{_plain(report['model']['name'])} {report['model']['version']}, preset {report['preset']}, "
@@ -458,10 +388,6 @@ def _plain(text: Any) -> str:
     from rich.markup import escape
 
     return escape(str(text))
-
-
-def _ending(text: str) -> str:
-    return text if text.startswith(".") else f".{text}"
 
 
 def _command() -> str:

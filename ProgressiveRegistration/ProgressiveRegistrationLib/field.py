@@ -17,12 +17,11 @@ from scipy import ndimage
 
 from .errors import InputError, OutputError, memory_errors
 from .files import replacing
-from .geometry import Affine, Box, Grid
+from .formats import READ_FIELD_ENDINGS, transform_ending
+from .geometry import Affine, Box, Grid, continued, steps_to_cover
 from .images import itk_message, warp_image
 from .progress import Stop, check
 
-IMAGE_FORMATS = (".nrrd", ".nii.gz", ".nii", ".mha")
-TRANSFORM_FORMATS = (".h5", ".tfm")
 FADE_MM = 40.0
 MAX_SPACING_MM = 2.5
 
@@ -146,19 +145,12 @@ class DisplacementField:
 
     def covering(self, grid: Grid) -> DisplacementField:
         """The same map on this lattice, made larger so that it reaches over ``grid``."""
-        index = self.grid.world_to_index(grid.corners())
-        low = np.maximum(0, np.ceil(-index.min(0) - 1e-6)).astype(int)
-        high = np.maximum(0, np.ceil(index.max(0) - (np.asarray(self.grid.size) - 1) - 1e-6)).astype(int)
+        low, high = steps_to_cover(self.grid, grid)
         if not low.any() and not high.any():
             return self
         if self.outside is not None and not (self.displacement_is_affine_at_border()):
             raise InputError("The displacement field does not meet its outer affine map at its border.")
-        larger = Grid(
-            tuple(np.asarray(self.grid.size) + low + high),
-            self.grid.spacing,
-            self.grid.index_to_world(-low),
-            self.grid.direction,
-        )
+        larger = continued(self.grid, grid)
         pad = [(int(a), int(b)) for a, b in zip(low[::-1], high[::-1])]
         if self.outside is None:
             u = np.pad(self.displacement, [*pad, (0, 0)], mode="edge")
@@ -315,11 +307,11 @@ class DisplacementField:
         OutputError : unknown format, or the file cannot be written.
         """
         path = Path(path)
-        ending = file_ending(path)
+        ending = transform_ending(path)
         with replacing(path) as temporary:
             try:
                 with memory_errors():
-                    if ending in IMAGE_FORMATS:
+                    if ending in READ_FIELD_ENDINGS:
                         sitk.WriteImage(self.to_image(), str(temporary), ending != ".nii")
                     else:
                         sitk.WriteTransform(self.to_transform(), str(temporary))
@@ -342,7 +334,7 @@ class DisplacementField:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path} does not exist; give a transform or displacement field file.")
-        if any(path.name.lower().endswith(e) for e in IMAGE_FORMATS):
+        if path.name.lower().endswith(READ_FIELD_ENDINGS):
             try:
                 with memory_errors():
                     image = sitk.ReadImage(str(path))
@@ -383,16 +375,6 @@ def box_to_box(fixed_grid: Grid, moving_grid: Grid) -> Affine:
     """The affine map that carries index i of the fixed grid to index i of the moving grid."""
     matrix = moving_grid.index_to_world_matrix @ np.linalg.inv(fixed_grid.index_to_world_matrix)
     return Affine(matrix, np.asarray(moving_grid.origin) - matrix @ np.asarray(fixed_grid.origin))
-
-
-def file_ending(path: Path) -> str:
-    """The format of a transform's file name; raises OutputError when it is none that is written."""
-    for ending in (*IMAGE_FORMATS, *TRANSFORM_FORMATS):
-        if path.name.lower().endswith(ending):
-            return ending
-    raise OutputError(
-        f"{path} has no transform's ending; use one of {', '.join((*TRANSFORM_FORMATS, *IMAGE_FORMATS))}."
-    )
 
 
 def _as_written_here(transform: sitk.Transform) -> DisplacementField | None:

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from .errors import InputError
 
+COVER_TOLERANCE = 1e-6  # voxels: what rounding makes of a point on a face
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -160,6 +161,21 @@ class Grid:
         resampler.SetUseNearestNeighborExtrapolator(True)
         resampler.SetOutputPixelType(sitk.sitkFloat32)
         return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def steps_to_cover(lattice: Grid, cover: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (3,) x, y, z that ``lattice`` lacks below its first and above its last voxel to reach over ``cover``."""
+    index = lattice.world_to_index(cover.corners())
+    below = np.ceil(-index.min(0) - COVER_TOLERANCE)
+    above = np.ceil(index.max(0) - (np.asarray(lattice.size) - 1) - COVER_TOLERANCE)
+    return np.maximum(0, below).astype(int), np.maximum(0, above).astype(int)
+
+
+def continued(lattice: Grid, cover: Grid) -> Grid:
+    """``lattice`` continued by whole steps until it covers the voxels' extent of ``cover``."""
+    below, above = steps_to_cover(lattice, cover)
+    size = np.asarray(lattice.size) + below + above
+    return Grid(tuple(size), lattice.spacing, lattice.index_to_world(-below), lattice.direction)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from .constants import NOTHING_HU
 from .errors import InputError, OutputError, memory_errors
 from .files import replacing
 from .geometry import Grid
@@ -138,7 +139,7 @@ def _background(image: sitk.Image) -> float:
     """-1024, or the image's own minimum where that is higher (an unsigned or shifted image)."""
     statistics = sitk.MinimumMaximumImageFilter()
     statistics.Execute(image)
-    return max(-1024.0, statistics.GetMinimum())
+    return max(NOTHING_HU, statistics.GetMinimum())
 
 
 def write_image(image: sitk.Image, path: str | os.PathLike) -> None:

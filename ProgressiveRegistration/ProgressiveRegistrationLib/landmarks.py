@@ -200,64 +200,6 @@ def write_landmarks(
     write_text(path, text)
 
 
-def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Landmarks, str]:
-    """Pair two lists: by label where both files name the same ones, else by their order.
-
-    A point that has no position in one list is left out of both. Returns (fixed, moving, ``"label"`` or
-    ``"order"``) of equal length.
-
-    Raises
-    ------
-    InputError : different counts, or names that agree for some landmarks but not for all.
-    """
-    counts = [len(landmarks) + len(landmarks.undefined) for landmarks in (fixed, moving)]
-    labels = [set(landmarks.labels) for landmarks in (fixed, moving)]
-    unique = all(len(s) == len(l) for s, l in zip(labels, (fixed, moving)))
-    named = fixed.labelled and moving.labelled and unique
-    odd = sorted(labels[0] ^ labels[1], key=lambda v: (len(v), v)) if named and labels[0] & labels[1] else []
-    names = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
-    if counts[0] != counts[1]:
-        raise InputError(
-            f"{fixed.source} has {counts[0]} landmarks and {moving.source} has {counts[1]}"
-            + (f" (only in one of them: {names})" if odd else "")
-            + "; give two lists of the same landmarks."
-        )
-    skipped = bool(fixed.undefined or moving.undefined)
-    if odd and not skipped:
-        raise InputError(
-            f"{fixed.source} and {moving.source} share only some labels (only in one of them: {names}); "
-            "name the landmarks alike in both."
-        )
-    if named and labels[0] & labels[1]:
-        place = {label: i for i, label in enumerate(moving.labels)}
-        pairs = [(i, place[label]) for i, label in enumerate(fixed.labels) if label in place]
-        how = "label"
-    else:
-        place = {p: i for i, p in enumerate(moving.places)}
-        pairs = [(i, place[p]) for i, p in enumerate(fixed.places) if p in place]
-        how = "order"
-    if not pairs:
-        raise InputError(f"{fixed.source} and {moving.source} have no landmark with a position in both.")
-    return fixed.subset([i for i, _ in pairs]), moving.subset([j for _, j in pairs]), how
-
-
-def outside_notes(landmarks: Landmarks, image: sitk.Image | Grid, name: str) -> list[str]:
-    """A sentence about landmarks outside ``image``, or none; InputError when all of them are outside."""
-    grid = image if isinstance(image, Grid) else Grid.from_image(image)
-    outside = np.flatnonzero(~grid.contains(landmarks.points))
-    if not len(outside):
-        return []
-    if len(outside) == len(landmarks):
-        raise InputError(
-            f"All {len(landmarks)} landmarks of {landmarks.source} lie outside the {name}; "
-            "check that they belong to it and are in its frame (LPS or RAS, mm)."
-        )
-    names = ", ".join(landmarks.labels[i] for i in outside[:5]) + (", ..." if len(outside) > 5 else "")
-    return [
-        f"{len(outside)} of {len(landmarks)} landmarks of {landmarks.source} lie outside the {name}: {names}."
-    ]
-
-
 def _kind(path: Path) -> str:
     ending = path.suffix.lower().lstrip(".")
     if ending not in ("json", "fcsv", "csv", "txt", "pts"):

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from .constants import NOTHING_HU, PADDING_HU
 from .errors import InputError, NoLungError
 from .geometry import Affine, Box, Grid
 
@@ -22,7 +23,6 @@ MARGIN_MM = 8.0  # chest wall that the box keeps around the lungs: its edges hel
 AIR_HU = -400.0  # below: lung or gas
 GAS_HU = -972.0  # below, after smoothing: gas without tissue
 DARK_HU = -985.0  # below, after smoothing: surely outside the lungs
-PADDING_HU = -1100.0  # below: what scanners write outside the reconstructed field
 EVEN_SD_HU = 12.0  # over 12 mm: lung with its vessels varies more
 MIN_LUNG_LITRES = 0.3
 MIN_PART_LITRES = 0.1
@@ -53,21 +53,23 @@ class Lungs:
         return grid.index_to_world(index.mean(0)), index.std(0) * np.asarray(grid.spacing)
 
 
-def find_lungs(image: sitk.Image, *, mask: sitk.Image | None = None, name: str = "image") -> Lungs:
+def find_lungs(
+    image: sitk.Image, *, mask: sitk.Image | None = None, name: str = "image", mask_name: str | None = None
+) -> Lungs:
     """Find the lungs of a CT in HU, or take them from ``mask``.
 
     Parameters
     ----------
     image : 3D scalar CT, HU, any orientation, spacing and size.
     mask : optional image on any grid, above 0 inside the lungs: then nothing is searched for.
-    name : what errors call the image.
+    name : what errors call the image. mask_name : its mask; None: "of" the image.
 
     Raises
     ------
     NoLungError : nothing in the image looks like a lung, or the mask is empty.
     """
     if mask is not None:
-        return _from_mask(image, mask, name)
+        return _from_mask(image, mask, name, mask_name or f"of {name}")
     coarse = _covering_grid(image, COARSE_MM)
     hu, valid = _sample(image, coarse)
     if not (hu[valid] < AIR_HU).any():
@@ -122,7 +124,7 @@ def _sample(image: sitk.Image, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     inside = sitk.GetArrayFromImage(grid.resample(covered + 1, interpolator=sitk.sitkNearestNeighbor)) > 0
     hu[~inside] = outside
     valid = hu > PADDING_HU
-    hu[~valid] = -1024.0
+    hu[~valid] = NOTHING_HU
     return hu, valid
 
 
@@ -295,14 +297,16 @@ def _fine_mask(image: sitk.Image, coarse: Grid, lung: np.ndarray) -> sitk.Image:
     return fine.image(mask.astype(np.uint8))
 
 
-def _from_mask(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
+def _from_mask(image: sitk.Image, mask: sitk.Image, name: str, mask_name: str) -> Lungs:
     if mask.GetDimension() != 3 or mask.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"The lung mask of {name} must be a 3D image with one value per voxel.")
+        raise InputError(f"The lung mask {mask_name} must be a 3D image with one value per voxel.")
     binary = sitk.Cast(mask > 0, sitk.sitkFloat32)
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.Execute(sitk.Cast(mask > 0, sitk.sitkUInt8))
     if not shape.HasLabel(1):
-        raise NoLungError(f"The lung mask of {name} has no voxel above 0; give a mask that covers the lungs.")
+        raise NoLungError(
+            f"The lung mask {mask_name} has no voxel above 0; give a mask that covers the lungs."
+        )
     first = np.asarray(shape.GetBoundingBox(1)[:3])
     last = first + np.asarray(shape.GetBoundingBox(1)[3:])
     corners = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)])
@@ -311,7 +315,7 @@ def _from_mask(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
     values = sitk.GetArrayFromImage(grid.resample(binary)) >= 0.5
     covered = Grid.from_image(image).contains(grid.points().reshape(-1, 3)).reshape(grid.shape)
     if not (values & covered).any():
-        raise InputError(f"The lung mask of {name} lies outside the image; give a mask of the same scan.")
+        raise InputError(f"The lung mask {mask_name} lies outside the image; give a mask of the same scan.")
     return _describe(image, grid.image((values & covered).astype(np.uint8)), name)
 
 

@@ -1,9 +1,9 @@
-"""How long work tells its caller where it is, and learns that it should stop."""
+"""How long work tells its caller where it is, counts its time, and learns that it should stop."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Optional
 
@@ -21,17 +21,23 @@ def check(cancelled: Stop) -> None:
         raise Cancelled
 
 
-class Stages:
-    """Times the stages of a job and reports its progress; polls ``cancelled`` at every stage.
+class Work:
+    """One job: the seconds of its stages, its progress, and whether it should stop.
 
     Parameters
     ----------
-    shares : stage -> its share of the whole job's time, in order; they need not sum to 1.
+    shares : stage -> its share of the whole job's time, in order; they need not sum to 1. A stage that is not named
+        takes no room in the progress.
+    progress : called with (stage, fraction of the whole job, text); None: nobody listens.
+    cancelled : polled at the beginning and the end of every stage.
     """
 
-    def __init__(self, shares: dict[str, float], progress: Progress, cancelled: Stop) -> None:
-        total = sum(shares.values())
+    def __init__(
+        self, shares: Mapping[str, float], progress: Progress = None, cancelled: Stop = None
+    ) -> None:
+        total = sum(shares.values()) or 1.0
         self._span: dict[str, tuple[float, float]] = {}
+        self._at = 0.0
         start = 0.0
         for name, share in shares.items():
             self._span[name] = (start / total, share / total)
@@ -42,23 +48,45 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[Callable[[str, float, str], None]]:
-        """Run a stage; yields a progress callable for its own steps (their fraction is of this stage)."""
+        """Run and time a stage; yields a progress callable for its own steps (their fraction is of this stage)."""
         check(self.cancelled)
-        first, share = self._span[name]
-
-        def report(_step: str, fraction: float, detail: str) -> None:
-            if self._progress is not None:
-                self._progress(name, min(1.0, first + share * fraction), detail)
-
-        report(name, 0.0, text)
+        part = self.part(name, named=True)
+        part(name, 0.0, text)
         before = time.perf_counter()
         try:
-            yield report
+            yield part
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - before
-        report(name, 1.0, text)
+            self.add({name: time.perf_counter() - before})
+        part(name, 1.0, text)
         check(self.cancelled)
 
+    def part(self, name: str, *, named: bool = False) -> Callable[[str, float, str], None]:
+        """Progress for steps that count 0..1 by themselves within the stage ``name``.
+
+        Listeners hear of the steps' own names; ``named``: of the stage's name instead.
+        """
+        first, share = self._span.get(name, (self._at, 0.0))
+        self._at = first
+
+        def report(step: str, fraction: float, text: str) -> None:
+            self._at = min(1.0, first + share * fraction)
+            if self._progress is not None:
+                self._progress(name if named else step, self._at, text)
+
+        return report
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count time that was spent elsewhere for this job, by stage."""
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def done(self, text: str = "Done") -> None:
+        """Tell the end."""
+        check(self.cancelled)
+        if self._progress is not None:
+            self._progress("done", 1.0, text)
+
     def total(self) -> dict[str, float]:
-        """Seconds by stage, and ``total``."""
-        return {**self.seconds, "total": time.perf_counter() - self._start}
+        """Seconds by stage, and ``total`` since the beginning, rounded to ms."""
+        stages = {name: round(s, 3) for name, s in self.seconds.items()}
+        return {**stages, "total": round(time.perf_counter() - self._start, 3)}

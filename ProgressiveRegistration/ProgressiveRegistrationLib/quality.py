@@ -7,28 +7,19 @@ Everything here takes a ``DisplacementField`` or any ``sitk.Transform`` that map
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Union
 
 import numpy as np
 import SimpleITK as sitk
 
+from .constants import PADDING_HU
 from .errors import Cancelled, InputError
 from .field import DisplacementField
-from .geometry import Grid
+from .geometry import Grid, continued
+from .statistics import statistics
+from .transforms import Transform, map_points
 
-Transform = Union[DisplacementField, sitk.Transform]
-
-PADDING_HU = -1100.0  # at or below: what scanners write outside the reconstructed field
 SLAB_VOXELS = 4_000_000  # voxels whose Jacobian is held at once
 LATTICE_MM = 2.0  # sampling of transforms that have no grid of their own
-
-
-def map_points(transform: Transform, points: np.ndarray) -> np.ndarray:
-    """T(x) of LPS points (n, 3), mm."""
-    points = np.asarray(points, float).reshape(-1, 3)
-    if isinstance(transform, sitk.Transform):
-        return np.array([transform.TransformPoint(p) for p in points.tolist()]).reshape(-1, 3)
-    return np.asarray(transform.warp_points(points), float)
 
 
 def tre(transform: Transform, fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarray:
@@ -37,21 +28,6 @@ def tre(transform: Transform, fixed_points: np.ndarray, moving_points: np.ndarra
     Continuous: neither T(x) nor y is snapped to a voxel (paper, section III: TRE(x, y)).
     """
     return np.linalg.norm(map_points(transform, fixed_points) - np.asarray(moving_points, float), axis=1)
-
-
-def statistics(errors: np.ndarray) -> dict:
-    """``mean, sd, median, p95, max, count`` of values (n,); sd of the sample (n - 1), 0 for one value."""
-    errors = np.asarray(errors, float).ravel()
-    if errors.size == 0:
-        raise InputError("There is no value to take statistics of.")
-    return {
-        "mean": float(errors.mean()),
-        "sd": float(errors.std(ddof=1)) if errors.size > 1 else 0.0,
-        "median": float(np.median(errors)),
-        "p95": float(np.percentile(errors, 95)),
-        "max": float(errors.max()),
-        "count": int(errors.size),
-    }
 
 
 def field_of_view(image: sitk.Image) -> sitk.Image:
@@ -75,12 +51,7 @@ def evaluation_grid(transform: Transform, image: sitk.Image) -> Grid:
     fixed = Grid.from_image(image)
     if isinstance(transform, sitk.Transform):
         return fixed.with_spacing(np.maximum(fixed.spacing, LATTICE_MM))
-    lattice = transform.grid
-    index = lattice.world_to_index(fixed.corners())
-    below = np.maximum(0, np.ceil(-index.min(0))).astype(int)
-    above = np.maximum(0, np.ceil(index.max(0) - (np.asarray(lattice.size) - 1))).astype(int)
-    size = np.asarray(lattice.size) + below + above
-    return Grid(tuple(size), lattice.spacing, lattice.index_to_world(-below), lattice.direction)
+    return continued(transform.grid, fixed)
 
 
 def folding(

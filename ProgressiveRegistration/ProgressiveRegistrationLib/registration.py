@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,20 @@ from .geometry import Box, Grid
 from .images import check_image
 from .lungs import Lungs, find_lungs, matched_boxes
 from .network.field import extended_from, smoothed
-from .progress import Progress, Stages, Stop
+from .presets import DEFAULT, Preset, find_preset
+from .progress import Progress, Stop, Work
 
-PRESETS = ("fast", "balanced", "accurate")
 # Shares of the time, for the progress bar only; measured on 2 CPU cores for a 256 x 256 x 130 pair.
-SHARES = {"model": 0.3, "lungs": 1.0, "input": 0.5, "network": 1.5, "field": 1.0, "refinement": 10.0}
-REFINEMENT_SHARE = {None: 0.0, "balanced": 10.0, "accurate": 29.0}
+SHARES = {"model": 0.3, "lungs": 1.0, "input": 0.5, "network": 1.5, "field": 1.0}
+GRID_SIZE = 128  # voxels a side of a lung box where no network says
+NAMES = ("the fixed image", "the moving image")
+
+
+class _NotGiven:
+    """Tells "not given" from None."""
+
+
+_NOT_GIVEN = _NotGiven()
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,8 @@ class Registration:
     boxes : (fixed, moving): what the network saw.
     card : of the model; None when no network ran.
     device, precision : that the network ran on.
-    preset : "fast" (the network alone), "balanced" or "accurate".
-    refinement : its settings and convergence; None for "fast".
+    preset : its name (``presets.PRESETS``).
+    refinement : its settings and convergence; None for the network alone.
     notes : sentences that a user should read.
     """
 
@@ -62,11 +71,14 @@ def register(
     model: Any = None,
     device: str = "auto",
     lung_boxes: str | tuple[Box, Box] = "own",
-    refinement: str | None = None,
+    preset: str = DEFAULT,
     fixed_mask: sitk.Image | None = None,
     moving_mask: sitk.Image | None = None,
+    names: tuple[str, str] = NAMES,
+    mask_names: tuple[str | None, str | None] = (None, None),
     progress: Progress = None,
     cancelled: Stop = None,
+    refinement: str | _NotGiven | None = _NOT_GIVEN,
 ) -> Registration:
     """Register two lung CTs of one patient.
 
@@ -76,110 +88,143 @@ def register(
     model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network,
         box-to-box affine only.
     device : auto, cpu, cuda, cuda:N, mps.
-    lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map
-        between the two boxes, which matches the lungs' centre and spread; "shared": one box around both, as
-        the paper (section II-G); or a (fixed, moving) pair of ``Box``.
-    refinement : None (the network alone, the paper's mode), "balanced" or "accurate" (see ``refinement/``).
-    fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
+        lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map between the two
+        boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
+    preset : "fast" (the network alone, the paper's mode), "balanced" or "accurate" (see ``presets.py``).
+        fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
+    names : what notes and errors call the images; mask_names : their masks.
     progress : called with (stage, fraction of the whole job, text).
     cancelled : polled between stages and inside long ones.
+    refinement : deprecated, use ``preset``; None meant "fast".
 
     Raises
     ------
     InputError, NoLungError, ModelError, DeviceError, Cancelled.
     """
-    import torch
-
-    from .network.model import Model, choose_device, load_model
-
-    if refinement == "fast":
-        refinement = None
-    if refinement not in REFINEMENT_SHARE:
-        raise InputError(f"The refinement {refinement!r} is unknown; use None, 'balanced' or 'accurate'.")
-    shares = {**SHARES, "refinement": REFINEMENT_SHARE[refinement]}
-    stages = Stages(shares, progress, cancelled)
-    fixed, moving = check_image(fixed, "The fixed image"), check_image(moving, "The moving image")
-
-    with stages.stage("model", "Loading the model"):
-        chosen = choose_device(device)
-        if model is not None and not isinstance(model, (str, os.PathLike)):
-            network = model
-        elif model == "none":
-            network = None
-        else:
-            network = load_model(model, device)
-
-    with stages.stage("lungs", "Finding the lungs") as report:
-        fixed_lungs = find_lungs(fixed, mask=fixed_mask, name="the fixed image")
+    if not isinstance(refinement, _NotGiven):
+        warnings.warn(
+            "register(refinement=...) is now register(preset=...)", DeprecationWarning, stacklevel=2
+        )
+        preset = refinement or "fast"
+    chosen = find_preset(preset)
+    work = Work({**SHARES, "refinement": chosen.share}, progress, cancelled)
+    fixed, moving = (
+        check_image(image, name[:1].upper() + name[1:]) for image, name in zip((fixed, moving), names)
+    )
+    with work.stage("model", "Loading the model"):
+        where, network = _load(model, device)
+    with work.stage("lungs", "Finding the lungs") as report:
+        fixed_lungs = find_lungs(fixed, mask=fixed_mask, name=names[0], mask_name=mask_names[0])
         report("lungs", 0.5, "Finding the lungs")
-        moving_lungs = find_lungs(moving, mask=moving_mask, name="the moving image")
-        mode, fixed_box, moving_box = _boxes(lung_boxes, fixed_lungs, moving_lungs, fixed, moving)
-    notes = [*fixed_lungs.notes, *moving_lungs.notes]
-    notes += _implausible(fixed_lungs, moving_lungs)
-
-    size = network.card.size if network is not None else 128
-    fixed_grid, moving_grid = fixed_box.grid(size), moving_box.grid(size)
-    if network is None:
-        voxels = np.zeros((3, *fixed_grid.shape), np.float32)
-    else:
-        voxels = _run_network(network, fixed, moving, fixed_grid, moving_grid, stages)
+        moving_lungs = find_lungs(moving, mask=moving_mask, name=names[1], mask_name=mask_names[1])
+        mode, *boxes = _boxes(lung_boxes, fixed_lungs, moving_lungs, fixed, moving)
+    notes = [*fixed_lungs.notes, *moving_lungs.notes, *_implausible(fixed_lungs, moving_lungs)]
+    size = network.card.size if network is not None else GRID_SIZE
+    grids = [box.grid(size) for box in boxes]
+    voxels = None
+    if network is not None:
+        voxels = _run_network(network, fixed, moving, *grids, work)
         notes += [n for n in network.notes if n not in notes]
-
-    with stages.stage("field", "Making the displacement field"):
-        if network is not None:
-            lungs = fixed_grid.resample(fixed_lungs.mask, interpolator=sitk.sitkNearestNeighbor)
-            voxels = smoothed(voxels, fixed_grid.spacing)
-            voxels = extended_from(sitk.GetArrayViewFromImage(lungs) > 0, voxels, fixed_grid.spacing)
-        result = DisplacementField.from_voxels(voxels, fixed_grid, moving_grid)
-        if max(fixed_grid.spacing) > MAX_SPACING_MM:
-            finer = fixed_grid.with_spacing(np.minimum(fixed_grid.spacing, MAX_SPACING_MM))
-            result = result.resample(finer)
-        result = result.faded(box_to_box(fixed_grid, moving_grid))
-
+        where = network.torch_device
+    with work.stage("field", "Making the displacement field"):
+        result = _field(voxels, *grids, fixed_lungs)
     convergence = None
-    if refinement is not None:
-        from .refinement.refine import doubts, refine
-
-        with stages.stage("refinement", "Refining") as report:
-            steps: list[dict[str, Any]] = []
-            options = {
-                "preset": refinement,
-                "mask": fixed_lungs.mask,
-                "progress": report,
-                "cancelled": cancelled,
-                "convergence": steps,
-            }
-            where = str(network.torch_device if network is not None else chosen)
-            try:
-                result = refine(fixed, moving, result, device=where, **options)
-            except torch.cuda.OutOfMemoryError:
-                if where == "cpu":
-                    raise
-                steps.clear()
-                notes.append(f"The memory of {where} was not enough; the refinement ran on the CPU instead.")
-                result = refine(fixed, moving, result, device="cpu", **options)
-            convergence = {"preset": refinement, "stages": steps}
-            if steps[0]["start_share"] < 1:
-                start = "half of the network's field" if steps[0]["start_share"] else "the lung boxes alone"
-                notes.append(
-                    f"The refinement started from {start}: this explains the images better than the network."
-                )
-            notes += doubts(steps)
-
+    if chosen.refinement is not None:
+        with work.stage("refinement", "Refining") as report:
+            result, convergence, said = _refined(
+                fixed, moving, result, chosen, fixed_lungs, str(where), report, cancelled
+            )
+        notes += said
     return Registration(
         field=result,
-        seconds=stages.total(),
+        seconds=work.total(),
         fixed_lungs=fixed_lungs,
         moving_lungs=moving_lungs,
         lung_boxes=mode,
-        boxes=(fixed_box, moving_box),
+        boxes=tuple(boxes),
         card=network.card if network is not None else None,
-        device=network.device if network is not None else str(chosen),
-        precision=network.precision if isinstance(network, Model) else "float32",
-        preset=refinement or "fast",
+        device=network.device if network is not None else str(where),
+        precision=getattr(network, "precision", "float32"),
+        preset=chosen.name,
         refinement=convergence,
         notes=notes,
     )
+
+
+def _load(model: Any, device: str) -> tuple[Any, Any]:
+    """(torch device, network or None) of what ``register`` was given."""
+    from .network.model import choose_device, load_model
+
+    where = choose_device(device)
+    if model == "none":
+        return where, None
+    if model is None or isinstance(model, (str, os.PathLike)):
+        return where, load_model(model, device)
+    return where, model
+
+
+def _field(
+    voxels: np.ndarray | None, fixed_grid: Grid, moving_grid: Grid, fixed_lungs: Lungs
+) -> DisplacementField:
+    """The network's voxels (3, D, H, W), or None, as a field in mm that turns into the box-to-box map outside."""
+    if voxels is None:
+        voxels = np.zeros((3, *fixed_grid.shape), np.float32)
+    else:
+        lungs = fixed_grid.resample(fixed_lungs.mask, interpolator=sitk.sitkNearestNeighbor)
+        voxels = smoothed(voxels, fixed_grid.spacing)
+        voxels = extended_from(sitk.GetArrayViewFromImage(lungs) > 0, voxels, fixed_grid.spacing)
+    result = DisplacementField.from_voxels(voxels, fixed_grid, moving_grid)
+    if max(fixed_grid.spacing) > MAX_SPACING_MM:
+        finer = fixed_grid.with_spacing(np.minimum(fixed_grid.spacing, MAX_SPACING_MM))
+        result = result.resample(finer)
+    return result.faded(box_to_box(fixed_grid, moving_grid))
+
+
+def _refined(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    start: DisplacementField,
+    preset: Preset,
+    lungs: Lungs,
+    where: str,
+    progress: Progress,
+    cancelled: Stop,
+) -> tuple[DisplacementField, dict[str, Any], list[str]]:
+    """The refined field, its convergence for the report, and notes; on the CPU where the device's memory is too small."""
+    import torch
+
+    from .refinement.refine import doubts, refine
+
+    steps: list[dict[str, Any]] = []
+    notes = []
+
+    def on(device: str) -> DisplacementField:
+        return refine(
+            fixed,
+            moving,
+            start,
+            preset=preset.refinement,
+            mask=lungs.mask,
+            device=device,
+            progress=progress,
+            cancelled=cancelled,
+            convergence=steps,
+        )
+
+    try:
+        result = on(where)
+    except torch.cuda.OutOfMemoryError:
+        if where == "cpu":
+            raise
+        steps.clear()
+        notes.append(f"The memory of {where} was not enough; the refinement ran on the CPU instead.")
+        result = on("cpu")
+    if steps[0]["start_share"] < 1:
+        begin = "half of the network's field" if steps[0]["start_share"] else "the lung boxes alone"
+        notes.append(
+            f"The refinement started from {begin}: this explains the images better than the network."
+        )
+    return result, {"preset": preset.name, "stages": steps}, notes + doubts(steps)
 
 
 def _boxes(
@@ -226,7 +271,7 @@ def _implausible(fixed_lungs: Lungs, moving_lungs: Lungs) -> list[str]:
 
 
 def _run_network(
-    network: Any, fixed: sitk.Image, moving: sitk.Image, fixed_grid: Grid, moving_grid: Grid, stages: Stages
+    network: Any, fixed: sitk.Image, moving: sitk.Image, fixed_grid: Grid, moving_grid: Grid, work: Work
 ) -> np.ndarray:
     """(3, D, H, W) voxels."""
     import torch
@@ -234,14 +279,14 @@ def _run_network(
     from .network.input import network_input
 
     card = network.card
-    with stages.stage("input", "Preparing the network's input"):
+    with work.stage("input", "Preparing the network's input"):
         images = torch.stack(
             [
                 network_input(im, g, card.window, card.sigma)
                 for im, g in ((fixed, fixed_grid), (moving, moving_grid))
             ]
         )[None]
-    with stages.stage("network", "Running the network"):
+    with work.stage("network", "Running the network"):
         voxels = network.predict(images)
     if not np.isfinite(voxels).all():
         raise InputError(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .i18n import _
+from ProgressiveRegistrationLib.presets import PRESETS
+
+from .i18n import _, translate
+
+Preset = Enum("Preset", {name.upper(): name for name in PRESETS})
+Preset.label = lambda self: preset_text(self.value)
 
 
-class Preset(Enum):
-    BALANCED = "balanced"
-    FAST = "fast"
-    ACCURATE = "accurate"
-
-    def label(self):
-        return {
-            "fast": _("Fast: the network alone"),
-            "balanced": _("Balanced: refined for this pair"),
-            "accurate": _("Accurate: refined longer"),
-        }[self.value]
+def preset_text(name: str) -> str:
+    """What panel and page call a preset."""
+    preset = PRESETS[name]
+    return f"{translate('Presets', preset.label)}: {translate('Presets', preset.description)}"
 
 
 class LungBoxes(Enum):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputError
-from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.errors import InputError, OutputError
+from ProgressiveRegistrationLib.geometry import Grid, continued
 from ProgressiveRegistrationLib.quality import LATTICE_MM
 
 from ProgressiveRegistrationSlicer import mrml
@@ -63,9 +63,10 @@ class Measurement:
         OutputError : the folder is missing or cannot be written.
         MissingPackagesError : a package that draws the report is missing.
         """
-        from ProgressiveRegistrationLib.lungs import find_lungs
+        from ProgressiveRegistrationLib.jobs import lungs_or_note
         from ProgressiveRegistrationLib.quality import quality_figures
         from ProgressiveRegistrationLib.report import content as reports
+        from ProgressiveRegistrationLib.report import page
 
         if folder is not None:
             installer.require(torch=False)
@@ -73,15 +74,11 @@ class Measurement:
                 raise OutputError(f"The report cannot be written: there is no folder {folder}.")
         tell = progress or (lambda *_: None)
         began = time.monotonic()
-        notes = []
+        notes: list = []
         tell("lungs", 0.05, "finding the lungs")
         mask = self._lungs.mask if self._lungs is not None else None
         if mask is None:
-            try:
-                found = lung_mask(self._region, self._fixed)
-                mask = find_lungs(self._fixed, mask=found, name=self._names[0]).mask
-            except NoLungError as error:
-                notes.append(f"{error} Figures inside the lung are left out.")
+            mask, notes = lungs_or_note(self._fixed, lung_mask(self._region, self._fixed), self._names[0])
         field = self._field
         if field is None:
             tell("sampling", 0.15, "sampling the transform")
@@ -110,12 +107,10 @@ class Measurement:
         report["protocol"] = reports.protocol(report)
         if folder is not None:
             tell("pictures", 0.6, "drawing the report")
-            drawn = reports.draw(
-                field, self._fixed, self._moving, lung_mask=mask, landmarks=report["landmarks"]
-            )
+            drawn = page.draw(field, self._fixed, self._moving, lung_mask=mask, landmarks=report["landmarks"])
             tell("writing", 0.95, "writing the report")
             report["outputs"] = {name: str(Path(folder) / f"report.{name}") for name in ("html", "json")}
-            reports.write_report(report, folder, drawn)
+            page.write_report(report, folder, drawn)
         tell("done", 1.0, "done")
         return report
 
@@ -125,10 +120,10 @@ def _lattice(transform, fixed: Grid) -> Grid:
     else as the engine does."""
     own = mrml.own_lattice(transform)
     if own is not None:
-        own = mrml.continued(own, fixed)
+        own = continued(own, fixed)
         if np.prod(own.size, dtype=np.int64) <= mrml.MAX_GRID_POINTS:
             return own
-    return mrml.continued(fixed.with_spacing(np.maximum(fixed.spacing, LATTICE_MM)), fixed)
+    return continued(fixed.with_spacing(np.maximum(fixed.spacing, LATTICE_MM)), fixed)
 
 
 def folding_text(figures: dict) -> str:

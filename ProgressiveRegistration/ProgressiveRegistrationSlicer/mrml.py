@@ -19,7 +19,7 @@ import slicer
 import vtk
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.field import DisplacementField
-from ProgressiveRegistrationLib.geometry import Affine, Grid
+from ProgressiveRegistrationLib.geometry import Affine, Grid, continued
 from ProgressiveRegistrationLib.progress import Stop, check
 from vtk.util import numpy_support
 
@@ -295,15 +295,6 @@ def transform_data(field: DisplacementField, cover: Grid, *, dense: bool | None 
     points = field.grid.points()
     back = field.outside.inverse()
     return TransformData(field.grid, _ras(back(points + field.displacement) - points), field.outside)
-
-
-def continued(lattice: Grid, cover: Grid) -> Grid:
-    """``lattice`` continued by whole steps until it covers the voxels' extent of ``cover``."""
-    index = lattice.world_to_index(cover.corners())
-    below = np.maximum(0, np.ceil(-index.min(0))).astype(int)
-    above = np.maximum(0, np.ceil(index.max(0) - (np.asarray(lattice.size) - 1))).astype(int)
-    size = np.asarray(lattice.size) + below + above
-    return Grid(tuple(size), lattice.spacing, lattice.index_to_world(-below), lattice.direction)
 
 
 def _ras(vectors: np.ndarray) -> np.ndarray:

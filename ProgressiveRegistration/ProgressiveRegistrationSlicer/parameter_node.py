@@ -5,6 +5,7 @@
 # as.
 from typing import Annotated, Union
 
+from ProgressiveRegistrationLib.presets import DEFAULT
 from slicer import (
     vtkMRMLGridTransformNode,
     vtkMRMLLabelMapVolumeNode,
@@ -39,7 +40,7 @@ class ProgressiveRegistrationParameterNode:
     warpedVolume: vtkMRMLScalarVolumeNode
     wantJacobian: bool = False
     jacobianVolume: vtkMRMLScalarVolumeNode
-    preset: Preset = Preset.BALANCED
+    preset: Preset = Preset(DEFAULT)
     lungBoxes: LungBoxes = LungBoxes.OWN
     modelName: str
     device: str = "auto"

@@ -12,12 +12,11 @@ from typing import Any
 
 import slicer
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
+from ProgressiveRegistrationLib.presets import PRESETS
 
 from ProgressiveRegistrationSlicer import mrml
 
 from .i18n import _
-
-PRESETS = {"fast": None, "balanced": "balanced", "accurate": "accurate"}
 
 
 @dataclass
@@ -143,7 +142,7 @@ class SceneRegistration:
             "model": model or None,
             "device": device,
             "lung_boxes": lung_boxes,
-            "refinement": PRESETS[preset],
+            "preset": preset,
         }
         self._dense = None
         if transform not in (True, None, False):

@@ -6,12 +6,12 @@ import numpy as np
 import qt
 import slicer
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
-from ProgressiveRegistrationLib.quality import statistics
+from ProgressiveRegistrationLib.statistics import STATISTICS, statistics
 from slicer.util import VTKObservationMixin
 
 from ProgressiveRegistrationSlicer import mrml_landmarks
 
-from .i18n import _
+from .i18n import _, translate
 
 UPDATE_MS = 80  # changes closer together than this (a dragged point) are shown once
 GOOD, BAD = (66, 160, 71), (229, 57, 53)
@@ -163,22 +163,16 @@ class TrePanel(VTKObservationMixin):
 
 def summary_html(errors, with_transform: bool) -> str:
     """A small table of the statistics, and how the landmarks were matched."""
-    names = [_("mean ± sd"), _("median"), _("95th percentile"), _("maximum")]
     rows = [(_("Before"), statistics(errors.before))]
     if with_transform:
         rows.append((_("After"), statistics(errors.after)))
-    head = "".join(f"<th align='right'>&nbsp;{name}</th>" for name in names)
+    head = "".join(
+        f"<th align='right'>&nbsp;{translate('Statistics', s.label)}</th>" for s in STATISTICS.values()
+    )
     body = ""
-    for title, s in rows:
-        values = (
-            f"{s['mean']:.2f} ± {s['sd']:.2f}",
-            f"{s['median']:.2f}",
-            f"{s['p95']:.2f}",
-            f"{s['max']:.2f}",
-        )
-        body += (
-            f"<tr><td>{title}</td>" + "".join(f"<td align='right'>&nbsp;{v}</td>" for v in values) + "</tr>"
-        )
+    for title, figures in rows:
+        cells = "".join(f"<td align='right'>&nbsp;{figures[key]:.2f}</td>" for key in STATISTICS)
+        body += f"<tr><td>{title}</td>{cells}</tr>"
     unit = _("Target registration error in mm, not snapped to voxels.")
     return f"<table cellspacing='2'><tr><th></th>{head}</tr>{body}</table><p>{errors.how} {unit}</p>"
 

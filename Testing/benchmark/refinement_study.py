@@ -29,17 +29,20 @@ import SimpleITK as sitk
 import torch
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
+from ProgressiveRegistrationLib.presets import PRESETS as ALL_PRESETS
+from ProgressiveRegistrationLib.presets import Settings
 from ProgressiveRegistrationLib.quality import (
     field_of_view,
     folding,
     inverse_consistency,
     mask_points,
-    statistics,
     tre,
 )
-from ProgressiveRegistrationLib.refinement.refine import PRESETS, Settings, doubts, refine
+from ProgressiveRegistrationLib.refinement.refine import doubts, refine
 from ProgressiveRegistrationLib.registration import register
+from ProgressiveRegistrationLib.statistics import statistics
 
+PRESETS = {name: p.refinement for name, p in ALL_PRESETS.items() if p.refinement is not None}
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CENTRED, SCANNER = "followup_centred", "followup"
 
@@ -83,7 +86,7 @@ class Start:
 
     def __init__(self, case: Case, model: str) -> None:
         self.case = case
-        found = register(case.fixed, case.moving, model="none" if model == "zero" else model)
+        found = register(case.fixed, case.moving, model="none" if model == "zero" else model, preset="fast")
         self.mask, self.field = found.fixed_lungs.mask, found.field
         if model == "zero":
             self.field = DisplacementField.identity(found.field.grid)

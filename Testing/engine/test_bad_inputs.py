@@ -21,6 +21,7 @@ from ProgressiveRegistrationLib.landmarks import Landmarks, read_landmarks, writ
 from small_pair import (
     GRID,
     chest,
+    fast_job,
     landmark_options,
     model_options,
     pair,
@@ -292,9 +293,9 @@ def test_stopping_in_the_middle_leaves_nothing(folder, tmp_path, sent):
 def test_cancelling_between_any_two_stages_leaves_nothing(folder, tmp_path):
     out = tmp_path / "out"
     heard: list[str] = []
-    job = jobs.Job(*pair(folder), out, preset="fast", model=str(folder / "zero" / "zero.json"), device="cpu")
+    job = fast_job(folder, out)
     jobs.register_files(
-        jobs.Job(*pair(folder), tmp_path / "whole", preset="fast", model=job.model, device="cpu"),
+        fast_job(folder, tmp_path / "whole"),
         progress=lambda stage, fraction, text: heard.append(stage),
     )
     stages = list(dict.fromkeys(heard))

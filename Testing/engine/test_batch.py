@@ -38,7 +38,8 @@ from ProgressiveRegistrationLib.batch import (
 )
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import staged_folder
-from ProgressiveRegistrationLib.quality import statistics
+from ProgressiveRegistrationLib.options import PairFiles
+from ProgressiveRegistrationLib.statistics import statistics
 from small_pair import landmark_options, model_options, pair, run, write_small_pair
 
 
@@ -394,13 +395,15 @@ def test_tables_as_spreadsheets_write_them(tmp_path, separator):
     (first, second), notes = batch_table.read_pairs(table)
     assert first == batch_table.BatchPair(
         "x-1",
-        tmp_path / "a b" / "f.nrrd",
-        Path("/data/m"),
-        fixed_landmarks=tmp_path / "p.csv",
-        exclude_landmarks=("35", "no 7"),
-        fixed_columns="baseline",
+        PairFiles(
+            tmp_path / "a b" / "f.nrrd",
+            Path("/data/m"),
+            fixed_landmarks=tmp_path / "p.csv",
+            exclude_landmarks=("35", "no 7"),
+            fixed_columns="baseline",
+        ),
     )
-    assert second == batch_table.BatchPair("y", tmp_path / "f", tmp_path / "m")
+    assert second == batch_table.BatchPair("y", PairFiles(tmp_path / "f", tmp_path / "m"))
     assert notes == []
 
 

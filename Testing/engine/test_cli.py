@@ -15,8 +15,20 @@ from ProgressiveRegistrationLib.errors import Cancelled, InputError
 from ProgressiveRegistrationLib.geometry import Box
 from ProgressiveRegistrationLib.landmarks import read_landmarks, write_landmarks
 from ProgressiveRegistrationLib.network import model
+from ProgressiveRegistrationLib.options import Options, PairFiles, parse_lung_boxes
 from ProgressiveRegistrationLib.phantom import pair as phantom
-from small_pair import GRID, SHIFT, landmark_options, model_options, pair, run, write_dicom, write_small_pair
+from ProgressiveRegistrationLib.presets import PRESETS
+from small_pair import (
+    GRID,
+    SHIFT,
+    fast_job,
+    landmark_options,
+    model_options,
+    pair,
+    run,
+    write_dicom,
+    write_small_pair,
+)
 
 
 @pytest.fixture(scope="module")
@@ -347,15 +359,7 @@ def test_inverse_consistency_loads_the_model_once_and_keeps_its_notes(folder, tm
     asked: list = []
     monkeypatch.setattr(model, "load_model", count)
     monkeypatch.setattr(registration, "register", register_with_notes)
-    job = jobs.Job(
-        *pair(folder),
-        tmp_path / "out",
-        preset="fast",
-        model=str(folder / "zero" / "zero.json"),
-        device="cpu",
-        inverse_consistency=True,
-        report=False,
-    )
+    job = fast_job(folder, tmp_path / "out", inverse_consistency=True, report=False)
     notes = jobs.register_files(job)["notes"]
     assert len(loaded) == 1
     assert asked == loaded * 2
@@ -471,14 +475,7 @@ def test_help_documents_every_exit_code(capsys):
 def test_progress_only_grows(folder, tmp_path):
     fractions: list[float] = []
     jobs.register_files(
-        jobs.Job(
-            *pair(folder),
-            tmp_path / "out",
-            preset="fast",
-            model=str(folder / "zero" / "zero.json"),
-            device="cpu",
-            inverse_consistency=True,
-        ),
+        fast_job(folder, tmp_path / "out", inverse_consistency=True),
         progress=lambda stage, fraction, text: fractions.append(fraction),
     )
     assert fractions == sorted(fractions)
@@ -486,25 +483,25 @@ def test_progress_only_grows(folder, tmp_path):
 
 
 def test_lung_boxes_from_text():
-    assert jobs.parse_lung_boxes("own") == "own"
-    one = jobs.parse_lung_boxes("1,2,3,4,5,6")
+    assert parse_lung_boxes("own") == "own"
+    one = parse_lung_boxes("1,2,3,4,5,6")
     assert one == (Box((1, 2, 3), (4, 5, 6)),) * 2
-    two = jobs.parse_lung_boxes("1,2,3,4,5,6;0,0,0,1,1,1")
+    two = parse_lung_boxes("1,2,3,4,5,6;0,0,0,1,1,1")
     assert two == (Box((1, 2, 3), (4, 5, 6)), Box((0, 0, 0), (1, 1, 1)))
     with pytest.raises(InputError, match="own, shared"):
-        jobs.parse_lung_boxes("mine")
+        parse_lung_boxes("mine")
 
 
 def test_presets_choose_the_refinement(folder, tmp_path, monkeypatch):
     asked = []
 
-    def listen(*images, refinement, **options):
-        asked.append(refinement)
+    def listen(*images, preset, **options):
+        asked.append(preset)
         raise Cancelled()
 
     monkeypatch.setattr(registration, "register", listen)
-    for preset in ("fast", "balanced", "accurate"):
-        job = jobs.Job(*pair(folder), tmp_path / "out", preset=preset, model="none")
+    for preset in PRESETS:
+        job = jobs.Job(PairFiles(*pair(folder)), Options(preset=preset, model="none"), tmp_path / "out")
         with pytest.raises(Cancelled):
             jobs.register_files(job)
-    assert asked == [None, "balanced", "accurate"]
+    assert asked == list(PRESETS)

@@ -12,11 +12,10 @@ from ProgressiveRegistrationLib.errors import InputError, OutputError
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.landmarks import (
     Landmarks,
-    match_landmarks,
-    outside_notes,
     read_landmarks,
     write_landmarks,
 )
+from ProgressiveRegistrationLib.pairing import match_landmarks, outside_notes
 
 POINTS = np.array([[-36.351, -36.974, -1204.5], [12.0625, 180.123456, 3.0], [0.1, -0.2, 1e-3]])
 LABELS = ["carina", 'a "b", c', "Ä3"]

@@ -18,6 +18,7 @@ from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
 from ProgressiveRegistrationLib.quality import quality_figures
 from ProgressiveRegistrationLib.report import content as report
+from ProgressiveRegistrationLib.report import page
 from ProgressiveRegistrationLib.report import pictures as report_pictures
 
 GRID = Grid((40, 36, 44), (4.0, 4.0, 3.0), (-80.0, -70.0, -60.0))
@@ -72,7 +73,7 @@ def complete(scene):
         "landmark_pairing": "label",
     }
     made["protocol"] = report.protocol(made)
-    drawn = report.draw(
+    drawn = page.draw(
         scene.field, scene.fixed, scene.moving, lung_mask=scene.mask, landmarks=made["landmarks"]
     )
     return made, drawn
@@ -155,13 +156,13 @@ class Page(HTMLParser):
 
 
 def test_page_stands_alone_is_well_formed_and_escapes_what_people_type(complete):
-    html = report.render(*complete)
-    page = Page(html)
-    assert page.open == []
-    assert page.addresses
-    assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.addresses)
+    html = page.render(*complete)
+    parsed = Page(html)
+    assert parsed.open == []
+    assert parsed.addresses
+    assert all(a.startswith(("data:image/png;base64,", "#")) for a in parsed.addresses)
     assert not re.search(r"@import|url\((?!#)|<script", html)
-    text = "".join(page.text)
+    text = "".join(parsed.text)
     assert "A <script>note</script>." in text
     assert "a & b.nrrd" in text
     worst = max(complete[0]["landmarks"], key=lambda row: row["after_mm"])
@@ -175,8 +176,8 @@ def test_page_without_landmarks_model_or_lungs(scene):
     made["seconds"] = {"total": 2.0}
     made["inputs"] = {"fixed": report.describe_image(scene.fixed, "f.nrrd")}
     made["protocol"] = report.protocol(made)
-    drawn = report.draw(scene.field, scene.fixed, scene.moving)
-    text = "".join(Page(report.render(made, drawn)).text)
+    drawn = page.draw(scene.field, scene.fixed, scene.moving)
+    text = "".join(Page(page.render(made, drawn)).text)
     assert "x.tfm was made elsewhere" in text
     assert "Per landmark" not in text
     assert made["tre_mm"] is None
@@ -256,8 +257,8 @@ def test_histogram_counts_every_landmark():
 
 
 def test_files_are_written_whole_or_not_at_all(complete, tmp_path):
-    written = report.write_report(complete[0], tmp_path, complete[1])
+    written = page.write_report(complete[0], tmp_path, complete[1])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
     assert json.loads(written[0].read_text(encoding="utf-8")) == json.loads(report.to_json(complete[0]))
     with pytest.raises(OutputError):
-        report.write_report(complete[0], tmp_path / "missing", None)
+        page.write_report(complete[0], tmp_path / "missing", None)

@@ -78,14 +78,14 @@ def test_the_engine_gets_the_volumes_and_options(logic):
     call = logic._register.calls[0]
     np.testing.assert_array_equal(sitk.GetArrayFromImage(call["fixed"]), slicer.util.arrayFromVolume(fixed))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(call["moving"]), slicer.util.arrayFromVolume(moving))
-    assert (call["refinement"], call["device"], call["lung_boxes"], call["model"]) == (
-        None,
+    assert (call["preset"], call["device"], call["lung_boxes"], call["model"]) == (
+        "fast",
         "cpu",
         "shared",
         "x",
     )
     logic.register(fixed, moving)
-    assert logic._register.calls[1]["refinement"] == "balanced"
+    assert logic._register.calls[1]["preset"] == "balanced"
 
 
 def test_warped_volume_lies_on_the_fixed_lattice_and_equals_simpleitks(logic):
@@ -431,7 +431,8 @@ def grid_file(path):
 
 @pytest.mark.parametrize("write", [fine_spline, grid_file])
 def test_figures_are_those_of_the_command_line_and_of_the_landmark_table(logic, tmp_path, write):
-    from ProgressiveRegistrationLib.jobs import LandmarkFiles, evaluate_files
+    from ProgressiveRegistrationLib.jobs import evaluate_files
+    from ProgressiveRegistrationLib.options import PairFiles
 
     fixed, moving = add_pair()
     x = fixed_points(20)
@@ -441,8 +442,7 @@ def test_figures_are_those_of_the_command_line_and_of_the_landmark_table(logic, 
         assert slicer.util.saveNode(node, str(tmp_path / name))
     theirs = evaluate_files(
         tmp_path / "other.h5",
-        tmp_path / "fixed.nrrd",
-        landmarks=LandmarkFiles(tmp_path / "F.mrk.json", tmp_path / "M.mrk.json"),
+        PairFiles(tmp_path / "fixed.nrrd", None, tmp_path / "F.mrk.json", tmp_path / "M.mrk.json"),
     )
     node = slicer.util.loadTransform(str(tmp_path / "other.h5"))
     if node.IsA("vtkMRMLGridTransformNode"):

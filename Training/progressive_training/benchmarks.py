@@ -19,7 +19,8 @@ import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.images import read_image
-from ProgressiveRegistrationLib.landmarks import Landmarks, match_landmarks, read_landmarks
+from ProgressiveRegistrationLib.landmarks import Landmarks, read_landmarks
+from ProgressiveRegistrationLib.pairing import match_landmarks
 
 # Raw DIR-Lab files have no header: voxels along x, y, z and mm, as published beside the downloads.
 DIRLAB_4DCT = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError
-from ProgressiveRegistrationLib.network.input import WINDOW
 
 from .deformation import SplineSpec
 from .network import NORMS
@@ -33,7 +33,7 @@ class Data:
     validation: tuple[str, ...] = ()
     hold_out: float = 0.0
     cache: str = "../cache"
-    window: tuple[float, float] = WINDOW
+    window: tuple[float, float] = WINDOW_HU
     memory_gb: float = 4.0
     training_data: Any = ()
     licence: str = ""

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError, ModelError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
-from ProgressiveRegistrationLib.network.input import SIGMA, WINDOW, network_input
+from ProgressiveRegistrationLib.network.input import SIGMA, network_input
 from ProgressiveRegistrationLib.network.model import choose_device, choose_precision, load_model
-from ProgressiveRegistrationLib.quality import field_of_view, folding, map_points
+from ProgressiveRegistrationLib.quality import field_of_view, folding
 from ProgressiveRegistrationLib.registration import register
 from ProgressiveRegistrationLib.report.pictures import choose_planes, itk_transform, slice_of
+from ProgressiveRegistrationLib.transforms import map_points
 
 from . import checkpoint
 from .benchmarks import LandmarkPair, PairData
@@ -99,7 +101,7 @@ def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
             ) from error
     data, sampling = config.get("data", {}), config.get("sampling", {})
     return {
-        "window": tuple(data.get("window", WINDOW)),
+        "window": tuple(data.get("window", WINDOW_HU)),
         "sigma": float(sampling.get("sigma", SIGMA)),
         "input": sampling.get("input", "gradient"),
         "name": str(config.get("name") or path.name),
@@ -212,7 +214,7 @@ def evaluate_pair(
             model=model,
             device=device,
             lung_boxes=lung_boxes,
-            refinement=refinement,
+            preset=refinement or "fast",
             fixed_mask=data.fixed_mask,
             moving_mask=data.moving_mask,
         )

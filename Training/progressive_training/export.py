@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError, ModelError, OutputError
-from ProgressiveRegistrationLib.network.input import SIGMA, WINDOW
+from ProgressiveRegistrationLib.network.input import SIGMA
 from ProgressiveRegistrationLib.network.model import ModelCard, write_model
 
 from . import checkpoint
@@ -126,7 +127,7 @@ def export(
         width=run.network.width,
         levels=run.network.levels,
         size=run.network.size,
-        window=tuple(run.data.window) or WINDOW,
+        window=tuple(run.data.window) or WINDOW_HU,
         sigma=run.sampling.sigma or SIGMA,
         output_unit="voxel",
         training_data=described_data(data.training_data, scans, report),

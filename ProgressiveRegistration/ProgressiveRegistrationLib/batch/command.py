@@ -10,10 +10,14 @@ import json
 import shlex
 import sys
 import textwrap
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, ProgressiveRegistrationError
+from ..options import BOXES, ENDING, ENDINGS, FLAG, Options, flag_of, parse
+from .pair import BatchOptions
+from .table import NEEDED, OPTIONAL, read_pairs
 
 SOME_FAILED = 8
 EXIT_CODES = f"""
@@ -28,10 +32,9 @@ OUT/summary.csv and OUT/summary.html up to date. Start it again to go on: finish
 of their inputs, their options and their model, and are not done twice; failed ones are tried again. When inputs or
 options of a pair have changed, it is done again and its earlier files are removed.
 """
-COLUMNS = """
-columns of PAIRS.csv, by name, paths relative to the file: id, fixed, moving; and as needed fixed_landmarks,
-moving_landmarks, fixed_mask, moving_mask, transform (name of the transform's file), fixed_columns, moving_columns,
-exclude_landmarks (labels, with ; between them), fixed_series, moving_series.
+COLUMNS = f"""
+columns of PAIRS.csv, by name, paths relative to the file: {", ".join(NEEDED)}; and as needed {", ".join(OPTIONAL)}.
+transform is the name of the transform's file; several labels of exclude_landmarks have ; between them.
 """
 
 
@@ -55,29 +58,33 @@ def make_parser(program: str = "progressive-registration batch") -> argparse.Arg
         help="a Dask scheduler, such as tcp://node1:8786; its workers (best: one thread each) must see the same folders",
     )
     add("--threads", type=int, metavar="N", help="threads of a pair [with --workers: cores / workers]")
-    add(
-        "--preset", default="balanced", help="fast: the network alone; balanced, accurate: refined [balanced]"
-    )
-    add("--model", help="a model's name, the path of its card, or none: lung boxes alone")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps [auto]")
-    add(
-        "--lung-boxes",
-        default="own",
-        metavar="BOXES",
-        help="own, shared, or x0,y0,z0,x1,y1,z1 in LPS mm (12 numbers: fixed, moving) [own]",
-    )
-    add(
-        "--transform-format",
-        action="append",
-        metavar="ENDING",
-        help=".h5 or .tfm (transform), .nrrd, .nii.gz or .mha (displacement field); repeatable [.h5]",
-    )
-    add("--image-format", default=".nrrd", metavar="ENDING", help=".nrrd, .nii.gz or .mha [.nrrd]")
-    add("--inverse-consistency", action="store_true", help="register the other way too, and compare")
-    add("--no-report", dest="report", action="store_false", help="no report.html in the pairs' folders")
+    for about in fields(Options):
+        _add_option(parser, about)
     add("--json", action="store_true", help="print the summary's rows and totals as JSON")
     add("-q", "--quiet", action="store_true", help="no progress")
     return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, about: Field) -> None:
+    """The option of a field of ``Options``, as ``register`` has it."""
+    flag, kind, default = f"--{flag_of(about)}", about.metadata["kind"], about.default
+    text = about.metadata["help"].rstrip(".")
+    if kind == FLAG:
+        if default:
+            parser.add_argument(
+                f"--no-{flag[2:]}", dest=about.name, action="store_false", help=f"turn off: {text}"
+            )
+        else:
+            parser.add_argument(flag, dest=about.name, action="store_true", help=text)
+        return
+    shown = ", ".join(default) if kind == ENDINGS else default
+    parser.add_argument(
+        flag,
+        dest=about.name,
+        action="append" if kind == ENDINGS else "store",
+        metavar={ENDING: "ENDING", ENDINGS: "ENDING", BOXES: "BOXES"}.get(kind),
+        help=text + (f" [{shown}]" if shown is not None else ""),
+    )
 
 
 def main(arguments: list[str], program: str = "progressive-registration batch") -> int:
@@ -98,30 +105,18 @@ def main(arguments: list[str], program: str = "progressive-registration batch") 
 
 def run(given: argparse.Namespace, command: str) -> int:
     """Do what the parsed options say; raises ProgressiveRegistrationError."""
-    from ..jobs import parse_lung_boxes
-    from .pair import BatchOptions, run_batch
+    from .run import run_batch
     from .summary import summary_rows, totals
-    from .table import read_pairs
 
     pairs, notes = read_pairs(given.pairs)
-    tell = _Teller(given.quiet)
+    tell = _Printer(given.quiet)
     for note in notes:
         tell(f"Note: {note}")
-    endings = given.transform_format or [".h5"]
+    chosen = {f.name: parse(f, getattr(given, f.name)) for f in fields(Options)}
     records = run_batch(
         pairs,
         given.output,
-        BatchOptions(
-            preset=given.preset,
-            model=given.model,
-            device=given.device,
-            lung_boxes=parse_lung_boxes(given.lung_boxes),
-            transform_formats=tuple(dict.fromkeys(_ending(e) for e in endings)),
-            image_format=_ending(given.image_format),
-            inverse_consistency=given.inverse_consistency,
-            report=given.report,
-            threads=given.threads,
-        ),
+        BatchOptions(**chosen, threads=given.threads),
         workers=given.workers,
         scheduler=given.scheduler,
         command=command,
@@ -138,7 +133,7 @@ def run(given: argparse.Namespace, command: str) -> int:
     return SOME_FAILED if total["failed"] else 0
 
 
-class _Teller:
+class _Printer:
     """Sentences, a line a finished pair, and on a terminal the stage of the pair that is at work."""
 
     def __init__(self, quiet: bool) -> None:
@@ -187,7 +182,3 @@ def _show(total: dict[str, Any], output: Path) -> None:
             )
         )
     print(output / "summary.html")
-
-
-def _ending(text: str) -> str:
-    return text if text.startswith(".") else f".{text}"

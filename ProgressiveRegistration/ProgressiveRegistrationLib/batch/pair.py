@@ -7,87 +7,49 @@ from one folder, and a finished pair is recognised by its record. So whatever di
 from __future__ import annotations
 
 import os
-import shlex
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, OutputError, ProgressiveRegistrationError
-from ..geometry import Box
+from ..options import PATH, Options, PairFiles, command_line
 from . import record as records
-from .locks import Held, locked
-from .summary import write_summary
+from .locks import locked
 from .table import BatchPair
+
+if TYPE_CHECKING:  # it brings SimpleITK and the report
+    from ..jobs import Job
 
 STATE = ".batch"  # folder with the locks and the sign to stop
 
 
 @dataclass(frozen=True)
-class BatchOptions:
-    """What is the same for all pairs; see ``jobs.Job``. ``threads``: of one pair, None: as the process has it."""
+class BatchOptions(Options):
+    """What is the same for all pairs. ``threads``: of one pair, None: as the process has it."""
 
-    preset: str = "balanced"
-    model: str | None = None
-    device: str = "auto"
-    lung_boxes: str | tuple[Box, Box] = "own"
-    transform_formats: tuple[str, ...] = (".h5",)
-    image_format: str = ".nrrd"
-    inverse_consistency: bool = False
-    report: bool = True
     threads: int | None = None
 
     def record(self, pair: BatchPair) -> dict[str, Any]:
-        """What decides on a pair's results, for its record: not device and threads, which say where it ran."""
-        boxes = self.lung_boxes
-        return {
-            "preset": self.preset,
-            "lung_boxes": boxes if isinstance(boxes, str) else [box.to_list() for box in boxes],
-            "transform_formats": list(self.transform_formats),
-            "image_format": self.image_format,
-            "inverse_consistency": self.inverse_consistency,
-            "report": self.report,
-            "transform": pair.transform,
-            "fixed_columns": pair.fixed_columns,
-            "moving_columns": pair.moving_columns,
-            "exclude_landmarks": list(pair.exclude_landmarks),
-            "fixed_series": pair.fixed_series,
-            "moving_series": pair.moving_series,
-        }
+        """What decides on a pair's results, for its record: not device and threads, which say where it ran.
+
+        Files and model are recorded by their checksums.
+        """
+        out = {f.name: getattr(self, f.name) for f in fields(Options) if f.name not in ("device", "model")}
+        if not isinstance(self.lung_boxes, str):
+            out["lung_boxes"] = [box.to_list() for box in self.lung_boxes]
+        how = {f.name: getattr(pair.files, f.name) for f in fields(PairFiles) if f.metadata["kind"] != PATH}
+        return {**out, "transform": pair.transform, **how}
 
 
-def job_of(pair: BatchPair, output: Path, options: BatchOptions):
+def job_of(pair: BatchPair, output: Path, options: BatchOptions) -> Job:
     """The pair's ``Job``: what ``register`` would do, into ``output``/id."""
-    from ..jobs import Job, LandmarkFiles
+    from ..jobs import Job
 
-    landmarks = LandmarkFiles(
-        pair.fixed_landmarks,
-        pair.moving_landmarks,
-        pair.fixed_columns,
-        pair.moving_columns,
-        pair.exclude_landmarks,
-    )
-    return Job(
-        fixed=pair.fixed,
-        moving=pair.moving,
-        output=Path(output) / pair.id,
-        preset=options.preset,
-        model=options.model,
-        device=options.device,
-        lung_boxes=options.lung_boxes,
-        fixed_series=pair.fixed_series,
-        moving_series=pair.moving_series,
-        fixed_mask=pair.fixed_mask,
-        moving_mask=pair.moving_mask,
-        landmarks=landmarks,
-        transform_formats=options.transform_formats,
-        transform_name=pair.transform,
-        image_format=options.image_format,
-        inverse_consistency=options.inverse_consistency,
-        report=options.report,
-        command=_command(pair, Path(output) / pair.id, options),
-    )
+    folder = Path(output) / pair.id
+    command = command_line(pair.files, options, folder)
+    return Job(pair.files, options, folder, transform_name=pair.transform, command=command)
 
 
 def check_options(options: BatchOptions) -> dict[str, Any]:
@@ -98,17 +60,9 @@ def check_options(options: BatchOptions) -> dict[str, Any]:
     InputError, ModelError, DeviceError.
     """
     from .. import __version__
-    from ..jobs import Job
     from ..network.model import choose_device
 
-    Job(
-        Path(),
-        Path(),
-        Path(),
-        preset=options.preset,
-        transform_formats=options.transform_formats,
-        image_format=options.image_format,
-    ).check()
+    options.check()
     choose_device(options.device)
     return {"version": __version__, "model": _model(options)}
 
@@ -201,91 +155,9 @@ def record_failure(folder: Path, work: dict, failure: dict) -> dict:
     return {**records.write_record(folder, failed), "reused": False}
 
 
-def run_batch(
-    pairs: list[BatchPair],
-    output: str | os.PathLike,
-    options: BatchOptions,
-    *,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    command: str | None = None,
-    tell: Callable[[str], None] | None = None,
-    finished: Callable[[dict, int, int], None] | None = None,
-    progress: Callable[[str, float, str], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> list[dict]:
-    """Register all pairs and keep ``summary.csv`` and ``summary.html`` in ``output`` up to date.
-
-    Parameters
-    ----------
-    workers : processes on this machine; scheduler : address of a Dask scheduler; neither: one by one, in this process.
-    tell : gets sentences; finished : (record, how many are finished, how many there are); progress : of a pair in this process.
-
-    Returns
-    -------
-    The pairs' records, in order; ``status`` is "done" or "failed".
-
-    Raises
-    ------
-    InputError, ModelError, DeviceError : nothing was begun. OutputError : ``output`` cannot be written, or another batch
-        works in it. Cancelled : what is finished stays. ClusterError : the scheduler or Dask is missing, or was lost.
-    """
-    from .pools import make_pool
-
-    output = Path(output).absolute()
-    state = _make_folders(output)
-    try:
-        with locked(state / "batch.lock") as held:
-            if not held and tell is not None:
-                tell(f"{output} lies on a file system without locks: start no second batch on it.")
-            stop_file(output).unlink(missing_ok=True)
-            _sweep(output)
-            with make_pool(workers, scheduler, options) as pool:
-                settings = pool.check(tell)
-                result: dict[str, dict] = {pair.id: {"id": pair.id, "status": "waiting"} for pair in pairs}
-                head = {"command": command, "options": options, **settings}
-                write_summary(output, list(result.values()), head)
-                try:
-                    for count, record in enumerate(pool.run(pairs, output, progress, cancelled), 1):
-                        result[record["id"]] = record
-                        write_summary(output, list(result.values()), head)
-                        if finished is not None:
-                            finished(record, count, len(pairs))
-                except (Cancelled, KeyboardInterrupt):
-                    # Workers look for this file while they compute.
-                    stop_file(output).touch()
-                    pool.stop()
-                    raise
-                return list(result.values())
-    except Held as error:
-        raise OutputError(
-            f"Another batch works in {output} ({error.holder}); wait for it, or choose another folder."
-        ) from None
-
-
 def stop_file(output: str | os.PathLike) -> Path:
     """While it exists, workers stop at the next occasion."""
     return Path(output) / STATE / "stop"
-
-
-def _make_folders(output: Path) -> Path:
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} cannot hold the results: it is a file; choose a folder.")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output} cannot be made: there is no folder {output.parent}.")
-    try:
-        (output / STATE).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}.") from error
-    return output / STATE
-
-
-def _sweep(folder: Path) -> None:
-    """Remove half-written summaries of a batch that was killed."""
-    for stage in folder.glob(".writing-*"):
-        for left in stage.glob("*"):
-            left.unlink()
-        stage.rmdir()
 
 
 def forget(folder: Path, record: dict | None) -> None:
@@ -298,9 +170,12 @@ def forget(folder: Path, record: dict | None) -> None:
 
 
 def _inputs(pair: BatchPair) -> dict[str, dict[str, str]]:
-    names = ("fixed", "moving", "fixed_landmarks", "moving_landmarks", "fixed_mask", "moving_mask")
-    given = {name: getattr(pair, name) for name in names if getattr(pair, name) is not None}
-    return {name: {"path": str(path), "sha256": records.checksum(path)} for name, path in given.items()}
+    paths = {f.name: getattr(pair.files, f.name) for f in fields(PairFiles) if f.metadata["kind"] == PATH}
+    return {
+        name: {"path": str(path), "sha256": records.checksum(path)}
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def _set_threads(threads: int | None) -> None:
@@ -315,35 +190,3 @@ def _set_threads(threads: int | None) -> None:
 
 def _list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
-
-
-def _command(pair: BatchPair, output: Path, options: BatchOptions) -> str:
-    """The command that does this pair alone."""
-    words = ["progressive-registration", "register", str(pair.fixed), str(pair.moving), "-o", str(output)]
-    words += ["--preset", options.preset, "--device", options.device]
-    if options.model is not None:
-        words += ["--model", options.model]
-    boxes = options.lung_boxes
-    if not isinstance(boxes, str):
-        boxes = ",".join(f"{v:.10g}" for box in boxes for corner in box.to_list() for v in corner)
-    words.append(f"--lung-boxes={boxes}")
-    for name in (
-        "fixed_landmarks",
-        "moving_landmarks",
-        "fixed_mask",
-        "moving_mask",
-        "fixed_columns",
-        "moving_columns",
-        "fixed_series",
-        "moving_series",
-    ):
-        value = getattr(pair, name)
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    for label in pair.exclude_landmarks:
-        words += ["--exclude-landmark", label]
-    for ending in options.transform_formats:
-        words += ["--transform-format", ending]
-    words += ["--image-format", options.image_format]
-    words += ["--inverse-consistency"] * options.inverse_consistency + ["--no-report"] * (not options.report)
-    return shlex.join(words)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import write_text
+from ..statistics import STATISTICS
 
 FORMAT = 1
 NAME = "record.json"
@@ -140,7 +141,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, Any]:
     tre = report.get("tre_mm") or {}
     out: dict[str, Any] = {"landmarks": tre["after"]["count"] if tre else None}
     for when in ("before", "after"):
-        for name in ("mean", "sd", "median", "p95", "max"):
+        for name in STATISTICS:
             out[f"tre_{when}_{name}_mm"] = tre[when][name] if tre else None
     folding = report["folding"]
     out["folding_lung_percent"] = folding["lung_percent"]

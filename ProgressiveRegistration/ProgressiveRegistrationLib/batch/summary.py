@@ -17,15 +17,12 @@ import numpy as np
 
 from ..files import write_text
 from ..report import pictures
-from ..report.content import page_template
+from ..report.page import page_template
+from ..statistics import STATISTICS
 
 FIGURES = (
     "landmarks",
-    *(
-        f"tre_{when}_{name}_mm"
-        for when in ("before", "after")
-        for name in ("mean", "sd", "median", "p95", "max")
-    ),
+    *(f"tre_{when}_{name}_mm" for when in ("before", "after") for name in STATISTICS),
     "folding_lung_percent",
     "folding_field_of_view_percent",
     "inverse_consistency_mean_mm",

@@ -7,15 +7,16 @@ import difflib
 import io
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from .. import formats
 from ..errors import InputError
+from ..options import LABELS, PATH, PairFiles, needed, parse
 
-NEEDED = ("id", "fixed", "moving")
-PATHS = ("fixed", "moving", "fixed_landmarks", "moving_landmarks", "fixed_mask", "moving_mask")
-TEXTS = ("transform", "fixed_columns", "moving_columns", "exclude_landmarks", "fixed_series", "moving_series")
-COLUMNS = ("id", *PATHS, *TEXTS)
+NEEDED = ("id", *(f.name for f in fields(PairFiles) if needed(f)))
+OPTIONAL = (*(f.name for f in fields(PairFiles) if not needed(f)), "transform")
+COLUMNS = (*NEEDED, *OPTIONAL)
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 # Windows gives these no file; the others are our own.
@@ -23,29 +24,22 @@ TAKEN_IDS = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for
     "summary.csv",
     "summary.html",
 }
-TAKEN_NAMES = TAKEN_IDS | {"warped", "warped_labels", "warped_landmarks", "report", "record"}
+TAKEN_NAMES = TAKEN_IDS | {
+    formats.WARPED,
+    formats.WARPED_LABELS,
+    formats.WARPED_LANDMARKS,
+    formats.REPORT,
+    "record",
+}
 
 
 @dataclass(frozen=True)
 class BatchPair:
-    """One row. Paths are absolute; what the row leaves empty is None (or no label to exclude).
-
-    ``transform`` is the name of the transform's file, without its ending.
-    """
+    """One row: its id, its files (absolute paths), and the name of the transform's file without its ending, or None."""
 
     id: str
-    fixed: Path
-    moving: Path
-    fixed_landmarks: Path | None = None
-    moving_landmarks: Path | None = None
-    fixed_mask: Path | None = None
-    moving_mask: Path | None = None
+    files: PairFiles
     transform: str | None = None
-    fixed_columns: str | None = None
-    moving_columns: str | None = None
-    exclude_landmarks: tuple[str, ...] = ()
-    fixed_series: str | None = None
-    moving_series: str | None = None
 
 
 def read_pairs(path: str | os.PathLike) -> tuple[list[BatchPair], list[str]]:
@@ -138,13 +132,20 @@ def _pair(path: Path, line: int, header: list[str], cells: list[str]) -> BatchPa
                 f"{path}, line {line}: the {name} {text!r} cannot be the name of a "
                 f"{'folder' if name == 'id' else 'file'} here; use letters, digits, '_', '-', '+' and '.' only."
             )
-    values: dict = {name: row[name] for name in ("id", *TEXTS) if name in row}
-    # Absolute without resolving: links keep the names that the user knows.
-    values.update({name: path.absolute().parent / row[name] for name in PATHS if name in row})
-    if "exclude_landmarks" in values:
-        labels = [label.strip() for label in values["exclude_landmarks"].split(";")]
-        values["exclude_landmarks"] = tuple(label for label in labels if label)
-    return BatchPair(**values)
+    values = {}
+    for about in fields(PairFiles):
+        cell = row.get(about.name)
+        if cell is None:
+            continue
+        if about.metadata["kind"] == PATH:
+            # Absolute without resolving: links keep the names that the user knows.
+            values[about.name] = path.absolute().parent / cell
+        elif about.metadata["kind"] == LABELS:
+            labels = [label.strip() for label in cell.split(";")]
+            values[about.name] = tuple(label for label in labels if label)
+        else:
+            values[about.name] = parse(about, cell)
+    return BatchPair(row["id"], PairFiles(**values), row.get("transform"))
 
 
 def _is_safe(name: str, taken: set[str]) -> bool:

@@ -16,14 +16,12 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-SMOOTH_MM = 4.0  # standard deviation
-FADE_MM = 16.0  # from the lungs to where the network counts no more
+from ..constants import NETWORK_FADE_MM, NETWORK_SMOOTH_MM
 
 
 def smoothed(u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The field ``u`` (3, D, H, W) after a Gaussian of ``SMOOTH_MM``; ``spacing``: (x, y, z)
-    mm of the lattice."""
-    sigma = (0.0, *(SMOOTH_MM / s for s in spacing[::-1]))
+    """The field ``u`` (3, D, H, W) after a Gaussian of ``NETWORK_SMOOTH_MM``; ``spacing``: (x, y, z) mm of the lattice."""
+    sigma = (0.0, *(NETWORK_SMOOTH_MM / s for s in spacing[::-1]))
     return ndimage.gaussian_filter(np.asarray(u, np.float32), sigma, mode="nearest", truncate=3.0)
 
 
@@ -36,15 +34,17 @@ def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, 
 
     Returns
     -------
-    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it
-    farther from them than ``FADE_MM`` and four voxels.
+    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it farther from them
+    than ``NETWORK_FADE_MM`` and four voxels.
     """
     if not mask.any():
         return np.asarray(u, np.float32)
     # half the lattice is fine enough for distances; by its voxel less, so that lung voxels stay as they are
     coarse = F.max_pool3d(torch.from_numpy(mask.astype(np.float32))[None], 2, ceil_mode=True)[0].numpy() > 0
     voxel = 2 * np.asarray(spacing[::-1])
-    away = np.clip((ndimage.distance_transform_edt(~coarse, sampling=voxel) - voxel.max()) / FADE_MM, 0, 1)
+    away = np.clip(
+        (ndimage.distance_transform_edt(~coarse, sampling=voxel) - voxel.max()) / NETWORK_FADE_MM, 0, 1
+    )
     trust = torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * away)).astype(np.float32))[None, None]
     trust = F.interpolate(trust, size=mask.shape, mode="trilinear", align_corners=False)
     return _filled(torch.from_numpy(np.array(u, np.float32))[None], trust)[0].numpy()

@@ -15,13 +15,13 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
+from ..constants import WINDOW_HU
 from ..geometry import Grid
 
-WINDOW = (-1000.0, -100.0)
 SIGMA = 0.5
 
 
-def window_to_unit(hu: torch.Tensor, window: tuple[float, float] = WINDOW) -> torch.Tensor:
+def window_to_unit(hu: torch.Tensor, window: tuple[float, float] = WINDOW_HU) -> torch.Tensor:
     """HU -> [0, 1], clipped at both ends of the window."""
     low, high = window
     return ((hu - low) / (high - low)).clamp(0, 1)
@@ -94,7 +94,7 @@ def _shrink_factors(image: sitk.Image, grid: Grid) -> list[int]:
 
 
 def network_input(
-    image: sitk.Image, grid: Grid, window: tuple[float, float] = WINDOW, sigma: float = SIGMA
+    image: sitk.Image, grid: Grid, window: tuple[float, float] = WINDOW_HU, sigma: float = SIGMA
 ) -> torch.Tensor:
     """(D, H, W) float32: the Gaussian gradient magnitude of the windowed image on the network's grid."""
     hu = torch.from_numpy(sample_on_grid(image, grid))

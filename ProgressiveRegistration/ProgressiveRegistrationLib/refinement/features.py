@@ -15,11 +15,11 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
+from ..constants import WINDOW_HU
 from ..geometry import Affine, Grid
 from ..progress import Stop, check
 
 CHANNELS = 12
-WINDOW = (-1000.0, -100.0)  # HU, as the network's: takes out bone and contrast agent
 FLAT = 1e-4  # squared intensity per voxel that is added to the structure tensor: noise
 SLAB_VOXELS = 1_000_000  # of which all is held in float32 at once
 _NEIGHBOURS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
@@ -35,7 +35,7 @@ def sample_mapped(image: sitk.Image, grid: Grid, affine: Affine) -> torch.Tensor
     along = np.abs(np.linalg.solve(Grid.from_image(image).index_to_world_matrix, steps)).max(1)
     shrink = [int(max(1, min(np.floor(a + 1e-6), n))) for a, n in zip(along, image.GetSize())]
     hu = torch.from_numpy(grid.sample(image, shrink=shrink, transform=affine.to_transform()))
-    low, high = WINDOW
+    low, high = WINDOW_HU
     return hu.sub_(low).div_(high - low).clamp_(0, 1)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from ..errors import InputError
 from ..field import MAX_SPACING_MM, DisplacementField
 from ..geometry import Box, Grid
+from ..presets import DEFAULT, PRESETS, Settings, Stage
 from ..progress import Progress, Stop, check
 from .adam import Adam
 from .lattices import Lattice, fade, look_up, roughness, smoothed, subdivided
@@ -38,67 +39,12 @@ MEAN_MM, INVERSE_STEPS = 2.5, 8  # of the mean of both ways
 MEETING = 40  # iterations' time that the mean takes, for the progress bar
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm:
-    Adam's first and last step.
-
-    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a
-    sum of 12).
-    """
-
-    voxel_mm: float
-    node_mm: float
-    iterations: int
-    smoothness: float = 0.6
-    points: int = 40_000
-    step_mm: tuple[float, float] = (1.0, 0.3)
-
-    def __post_init__(self) -> None:
-        if min(self.voxel_mm, self.node_mm, self.iterations, self.points, *self.step_mm) <= 0:
-            raise InputError(f"A stage of the refinement needs positive numbers; got {self}.")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a preset sets. REFINEMENT.md has what each was weighed against.
-
-    dilation_mm : of the lung mask in which data counts.
-    noise : see ``mind_ssc``; 2e-3 is the variance of 40 HU.
-    redraw : iterations after which other points are drawn, so that no set of them is fitted.
-    average : share of a stage's last iterations whose mean is its result.
-    robust : squared feature difference (a sum of 12) past which a point counts for less (Geman-McClure).
-    both_ways : refine from moving to fixed too (all stages but the first), and take the mean of both maps.
-    """
-
-    stages: tuple[Stage, ...]
-    dilation_mm: float = 4.0
-    noise: float = 2e-3
-    redraw: int = 4
-    average: float = 0.5
-    robust: float = 0.6
-    both_ways: bool = False
-
-
-# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm
-# (REFINEMENT.md)
-_WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
-PRESETS = {
-    "balanced": Settings(
-        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 40, points=60_000))
-    ),
-    "accurate": Settings(
-        (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50), Stage(1.5, 5.0, 90, points=60_000)), both_ways=True
-    ),
-}
-
-
 def refine(
     fixed: sitk.Image,
     moving: sitk.Image,
     field: DisplacementField,
     *,
-    preset: str | Settings = "balanced",
+    preset: str | Settings = DEFAULT,
     mask: sitk.Image,
     device: str = "cpu",
     seed: int = 0,
@@ -111,9 +57,8 @@ def refine(
     Parameters
     ----------
     fixed, moving : CT in HU.
-    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as
-        it is.
-    preset : "balanced", "accurate", or ``Settings``.
+    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as it is.
+    preset : a preset that refines, or ``Settings``.
     mask : above 0 in the fixed image's lungs, on any grid.
     device : torch device of the optimisation.
     seed : of the points that are drawn. Same seed, same field on a CPU; on a GPU sums differ in the last
@@ -136,9 +81,7 @@ def refine(
         out of the moving
     image. Cancelled.
     """
-    settings = preset if isinstance(preset, Settings) else PRESETS.get(preset)
-    if settings is None:
-        raise InputError(f"The refinement {preset!r} is unknown; use {' or '.join(map(repr, PRESETS))}.")
+    settings = preset if isinstance(preset, Settings) else _settings(preset)
     # torch has no 3D grid_sample for mps
     target = torch.device("cpu" if device.startswith("mps") else device)
     steps = [] if convergence is None else convergence
@@ -153,6 +96,13 @@ def refine(
     warp.added.append(_half_way(result, backward.result(descent.alive), region, warp, descent))
     descent.done = descent.total
     return warp.result(descent.alive)
+
+
+def _settings(preset: str) -> Settings:
+    known = {name: p.refinement for name, p in PRESETS.items() if p.refinement is not None}
+    if preset not in known:
+        raise InputError(f"The refinement {preset!r} is unknown; use {' or '.join(map(repr, known))}.")
+    return known[preset]
 
 
 def doubts(convergence: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,58 @@
+"""Maps from fixed to moving points, whoever made them: our fields, and whatever transform ITK reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import InputError
+from .field import DisplacementField
+from .formats import READ_FIELD_ENDINGS
+from .images import is_dicom
+
+Transform = Union[DisplacementField, sitk.Transform]
+
+
+def map_points(transform: Transform, points: np.ndarray) -> np.ndarray:
+    """T(x) of LPS points (n, 3), mm."""
+    points = np.asarray(points, float).reshape(-1, 3)
+    if isinstance(transform, sitk.Transform):
+        return np.array([transform.TransformPoint(p) for p in points.tolist()]).reshape(-1, 3)
+    return np.asarray(transform.warp_points(points), float)
+
+
+def read_transform(path: str | Path) -> Transform:
+    """A displacement field, any transform that ITK reads (affine, B-spline, composite), or a DICOM
+    Deformable Spatial Registration.
+
+    Raises
+    ------
+    InputError : no such file, not a 3D ITK transform or displacement field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no transform file {path}.")
+    if path.name.lower().endswith(READ_FIELD_ENDINGS):
+        return DisplacementField.read(path)
+    if is_dicom(path):
+        from .dicom_registration import read_registration
+
+        return read_registration(path)
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path.name} cannot be read as an ITK transform (.h5, .tfm, .txt, .mat) or displacement field "
+            "(.nrrd, .nii.gz, .mha)."
+        ) from error
+    if transform.GetDimension() != 3:
+        raise InputError(f"{path.name} is a {transform.GetDimension()}D transform; a 3D one is needed.")
+    if transform.GetTransformEnum() in (sitk.sitkDisplacementField, sitk.sitkComposite):
+        try:
+            return DisplacementField.read(path)  # ours, or a plain field: it keeps its lattice
+        except InputError:
+            pass
+    return transform
