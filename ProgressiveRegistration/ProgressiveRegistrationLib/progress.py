@@ -66,10 +66,9 @@ class Work:
         Listeners hear of the steps' own names; ``named``: of the stage's name instead.
         """
         first, share = self._span.get(name, (self._at, 0.0))
-        self._at = first
 
         def report(step: str, fraction: float, text: str) -> None:
-            self._at = min(1.0, first + share * fraction)
+            self._at = max(self._at, min(1.0, first + share * fraction))  # a bar never runs back
             if self._progress is not None:
                 self._progress(name if named else step, self._at, text)
 

@@ -38,6 +38,7 @@ from ProgressiveRegistrationLib.batch import (
 )
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.files import staged_folder
+from ProgressiveRegistrationLib.formats import transform_file
 from ProgressiveRegistrationLib.options import PairFiles
 from ProgressiveRegistrationLib.statistics import statistics
 from small_pair import landmark_options, model_options, pair, run, write_small_pair
@@ -167,11 +168,11 @@ def quick(result, monkeypatch):
     done: list[str] = []
 
     def register_files(job, progress=None, cancelled=None):
-        job.check()
+        job.options.check()
         done.append(job.output.name)
         names = {
-            "transform": job.transform_file(job.transform_formats[0]),
-            "warped": f"warped{job.image_format}",
+            "transform": transform_file(job.options.transform_formats[0], job.transform_name),
+            "warped": f"warped{job.options.image_format}",
         }
         with staged_folder(job.output) as folder:
             for name in names.values():

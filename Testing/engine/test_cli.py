@@ -351,10 +351,8 @@ def test_inverse_consistency_loads_the_model_once_and_keeps_its_notes(folder, tm
         found = register(*images, **options)
         way = ["Forth.", "Back."][len(asked)]
         asked.append(options["model"])
-        said = ("fixed", "moving") if way == "Forth." else ("moving", "fixed")
-        return dataclasses.replace(
-            found, notes=[way, f"The {said[0]} image is dark and the {said[1]} image is bright."]
-        )
+        dark, bright = options["names"] if way == "Forth." else options["names"][::-1]
+        return dataclasses.replace(found, notes=[way, f"Here {dark} is dark and {bright} is bright."])
 
     asked: list = []
     monkeypatch.setattr(model, "load_model", count)
@@ -365,7 +363,7 @@ def test_inverse_consistency_loads_the_model_once_and_keeps_its_notes(folder, tm
     assert asked == loaded * 2
     assert notes == [
         "Forth.",
-        "The fixed image is dark and the moving image is bright.",
+        "Here the fixed image {} is dark and the moving image {} is bright.".format(*pair(folder)),
         "Registering back, for inverse consistency: Back.",
     ]
 
