@@ -57,6 +57,8 @@ TRANSFORM = typer.Argument(
 )
 JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as report.json.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
+PRESET, MODEL, DEVICE = (option(Options, name) for name in ("preset", "model", "device"))
+REPORT = option(Options, "report")
 MOVING_SERIES = option(PairFiles, "moving_series")
 
 
@@ -121,7 +123,7 @@ def evaluate(
     output: Optional[Path] = typer.Option(
         None, "--output", "-o", help="Folder for report.json and report.html."
     ),
-    report: bool = option(Options, "report"),
+    report: bool = REPORT,
     as_json: bool = JSON,
     quiet: bool = QUIET,
 ) -> None:
@@ -249,9 +251,9 @@ def phantom(
 @guarded
 def demo(
     output: Path = typer.Option(Path("demo"), "--output", "-o", help="Folder for the results."),
-    preset: str = option(Options, "preset"),
-    model: Optional[str] = option(Options, "model"),
-    device: str = option(Options, "device"),
+    preset: str = PRESET,
+    model: Optional[str] = MODEL,
+    device: str = DEVICE,
     seed: int = typer.Option(0, help="Another number, another chest."),
     as_json: bool = JSON,
     quiet: bool = QUIET,

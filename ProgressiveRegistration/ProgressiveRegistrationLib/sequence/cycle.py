@@ -15,7 +15,7 @@ import numpy as np
 from ..field import DisplacementField
 from ..geometry import Grid
 from ..progress import Stop, check
-from ..quality import statistics
+from ..statistics import statistics
 
 
 def adjusted(

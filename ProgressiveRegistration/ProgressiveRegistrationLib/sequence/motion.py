@@ -15,7 +15,7 @@ from ..field import DisplacementField
 from ..geometry import Grid
 from ..landmarks import Landmarks
 from ..progress import Stop, check
-from ..quality import statistics
+from ..statistics import statistics
 
 
 def amplitude(displacements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

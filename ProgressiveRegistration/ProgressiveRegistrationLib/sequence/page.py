@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..report import maps, pictures
-from ..report.content import page_template
+from ..report.page import page_template
 from .motion import mean_image
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from ..images import write_image
 from ..landmarks import match_landmarks
 from ..lungs import Lungs, find_lungs
 from ..progress import Stop, check
-from ..quality import field_of_view, folding, mask_points, statistics
+from ..quality import field_of_view, folding, mask_points
 from ..report.content import describe_image, plain, to_json, versions
+from ..statistics import statistics
 from ..ventilation import Ventilation, ventilation
 from .cycle import adjusted, closing_error, step_disagreement
 from .motion import Trajectories, amplitude, mean_image, mid_position

@@ -179,6 +179,7 @@ def _register(
         moving,
         model=model,
         device=settings.device,
+        preset="fast",
         fixed_mask=task.fixed.lung_mask(),
         moving_mask=task.moving.lung_mask(),
         progress=progress,
