@@ -21,8 +21,8 @@ from ..field import DisplacementField
 from ..files import staged_folder, write_text
 from ..geometry import Grid
 from ..images import write_image
-from ..landmarks import match_landmarks
 from ..lungs import Lungs, find_lungs
+from ..pairing import match_landmarks
 from ..progress import Stop, check
 from ..quality import field_of_view, folding, mask_points
 from ..report.content import describe_image, plain, to_json, versions
