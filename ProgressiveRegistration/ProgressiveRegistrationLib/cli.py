@@ -59,7 +59,9 @@ JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 PRESET, MODEL, DEVICE = (option(Options, name) for name in ("preset", "model", "device"))
 REPORT = option(Options, "report")
-MOVING_SERIES = option(PairFiles, "moving_series")
+FIXED, FIXED_MASK, FIXED_SERIES, MOVING_SERIES = (
+    option(PairFiles, name) for name in ("fixed", "fixed_mask", "fixed_series", "moving_series")
+)
 
 
 def guarded(command):
