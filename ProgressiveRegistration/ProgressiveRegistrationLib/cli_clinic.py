@@ -37,9 +37,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         """Specific ventilation from exhale to inhale: by volume change, and by change of air."""
         from .files import staged_folder, write_text
         from .images import read_image, read_volume, write_image
-        from .jobs import read_transform
         from .lungs import find_lungs
         from .report.content import plain, to_json
+        from .transforms import read_transform
         from .ventilation import ventilation as measure
 
         mapping = read_transform(transform)
@@ -145,7 +145,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         from .field import DisplacementField
         from .geometry import Grid
         from .images import read_image, write_image
-        from .jobs import read_transform
+        from .transforms import read_transform
 
         mapping = read_transform(transform)
         source, target = Grid.from_image(read_image(moving)), Grid.from_image(read_image(fixed))
@@ -193,7 +193,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         from .field import DisplacementField
         from .geometry import Grid
         from .images import read_volume
-        from .jobs import read_transform
+        from .transforms import read_transform
 
         mapping = read_transform(transform)
         grid = None if fixed is None else Grid.from_image(read_volume(fixed))

@@ -151,10 +151,9 @@ def suggest_files(
     InputError, NoLungError, OutputError.
     """
     from .images import read_image, read_volume
-    from .jobs import read_transform
     from .landmarks import write_landmarks
     from .lungs import find_lungs
-    from .quality import map_points
+    from .transforms import map_points, read_transform
 
     image = read_image(fixed, fixed_series, option="--fixed-series")
     mask = read_volume(fixed_mask) if fixed_mask is not None else None

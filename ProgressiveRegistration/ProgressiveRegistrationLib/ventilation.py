@@ -30,7 +30,8 @@ from scipy import ndimage
 
 from .errors import InputError
 from .geometry import Box, Grid
-from .quality import Transform, jacobian_determinant
+from .quality import jacobian_determinant
+from .transforms import Transform
 from .zones import NAMES, lung_zones
 
 SPACING_MM = 2.5

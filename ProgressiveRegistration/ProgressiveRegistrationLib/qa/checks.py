@@ -22,12 +22,15 @@ from ..errors import InputError
 from ..field import DisplacementField
 from ..geometry import Grid
 from ..images import read_image, read_volume
-from ..jobs import LandmarkFiles, read_transform
 from ..lungs import Lungs, find_lungs
+from ..options import PairFiles
+from ..pairing import read_landmark_pair
 from ..progress import Progress, Stop, check
-from ..quality import Transform, quality_figures, statistics
+from ..quality import quality_figures
 from ..report.content import describe_image, plain, versions
 from ..sequence.steps import read_result
+from ..statistics import statistics
+from ..transforms import Transform, read_transform
 from ..uncertainty import Uncertainty, uncertainty
 
 TOLERANCE_MM = (2.0, 3.0)  # what "the largest voxel dimension" is kept between
@@ -80,7 +83,7 @@ def examine(
     fixed, moving = source.images
     mapping = read_transform(source.transform)
     back = None if inverse is None else read_transform(inverse)
-    pair = source.landmarks.read(fixed, moving)
+    pair = read_landmark_pair(source.files, fixed, moving)
     tell(0.2, "Finding the lungs")
     lungs = [
         find_lungs(i, mask=m, name=n) for i, m, n in zip(source.images, source.masks, ("fixed", "moving"))
@@ -290,7 +293,7 @@ class _Source:
     images: list[sitk.Image]  # fixed, moving
     paths: list[str]
     masks: list[sitk.Image | None]
-    landmarks: LandmarkFiles
+    files: PairFiles  # the landmarks'
     transform: Path
     done: dict[str, Any]
     figures: dict[str, Any]
@@ -319,7 +322,7 @@ def _pair(result: Path) -> _Source:
         images,
         paths,
         [read_volume(mask) if mask else None for mask in masks],
-        LandmarkFiles(*files, exclude=tuple(names.get("excluded_landmarks", ()))),
+        PairFiles(*map(Path, paths), *files, exclude_landmarks=tuple(names.get("excluded_landmarks", ()))),
         transform if transform.is_file() else path.parent / transform.name,  # the folder was moved
         done,
         {},
@@ -340,7 +343,7 @@ def _sequence(result: Path) -> _Source:
         [phase.image() for phase in two],
         [str(phase.path) for phase in two],
         [phase.lung_mask() for phase in two],
-        LandmarkFiles(*(marks if all(marks) else ())),
+        PairFiles(*(phase.path for phase in two), *(marks if all(marks) else ())),
         result / f"field_{two[1].name}.nrrd",
         {**report, "notes": [what, *report["notes"]]},
         {"transitivity_mm": between},

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..files import replacing, staged_folder, write_text
 from ..report import pictures
-from ..report.content import draw, page_template, to_json
+from ..report.content import to_json
+from ..report.page import draw, page_template
 from ..report.uncertainty_pictures import DOUBT_MM, doubt_planes, doubt_scale
 from .checks import Case
 from .forms import ANSWERS, DISCLAIMER, LOOKED_AT, SIGNED

@@ -11,7 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..geometry import Box, Grid
-from ..quality import Transform, jacobian_determinant
+from ..quality import jacobian_determinant
+from ..transforms import Transform
 
 WINDOW_HU = (-1000.0, 400.0)
 PIXEL_MM = 1.0
