@@ -1,20 +1,23 @@
 # Commands, each with all of its own set-up in .venv (test-slicer: and in a second one):
 #   make demo          make a breathing thorax, register it, write demo-output/report.html
-#   make test          lint, formatting and all tests
+#   make quick         the fast half of the tests, for everyday work
+#   make test          lint, documentation and all tests
+#   make docs          the documentation site, in build/site; dead links and missing pages are errors
 #   make test-slicer   the module's tests on both generations of Slicer's core: 5.11 and 5.13
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slicer lint format clean
+.PHONY: demo quick test test-slicer lint format docs clean
 
 demo: $(VENV)/engine.installed
 	$(BIN)/progressive-registration demo -o demo-output
 
-test: $(VENV)/everything.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+quick: $(VENV)/everything.installed
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -m "not slow"
+
+test: lint
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
 
 # The newer core lies before the older one on the second environment's path and shares the rest with the first.
@@ -36,10 +39,15 @@ $(NEWER_VENV)/slicer.installed: Makefile $(VENV)/bin/python
 lint: $(VENV)/everything.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
 
 format: $(VENV)/everything.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/everything.installed
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,7 +59,7 @@ $(VENV)/engine.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/everything.installed: $(VENV)/engine.installed
-	$(PIP) --editable '.[batch,train,slicer-tests,test]'
+	$(PIP) --editable '.[batch,train,slicer-tests,docs,lint,test]'
 	touch $@
 
 clean:
