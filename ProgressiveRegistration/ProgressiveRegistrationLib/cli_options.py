@@ -30,7 +30,8 @@ def takes(
     Parameters
     ----------
     tables : the command's parameter -> the dataclass it gets, made from the fields' options.
-    options : needed fields that are options here, not arguments; ``optional`` ones need not be given (then None).
+    options : needed fields that are options here, not arguments; ``optional`` ones need not be given (then
+        None).
     without : fields that this command has no use for.
     """
 

@@ -29,7 +29,8 @@ def transform_ending(path: Path) -> str:
         if path.name.lower().endswith(ending):
             return ending
     raise OutputError(
-        f"{path} has no transform's ending; use one of {', '.join((*TRANSFORM_ENDINGS, *READ_FIELD_ENDINGS))}."
+        f"{path} has no transform's ending; use one of "
+        f"{', '.join((*TRANSFORM_ENDINGS, *READ_FIELD_ENDINGS))}."
     )
 
 

@@ -164,7 +164,8 @@ class Grid:
 
 
 def steps_to_cover(lattice: Grid, cover: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (3,) x, y, z that ``lattice`` lacks below its first and above its last voxel to reach over ``cover``."""
+    """Voxels (3,) x, y, z that ``lattice`` lacks below its first and above its
+    last voxel to reach over ``cover``."""
     index = lattice.world_to_index(cover.corners())
     below = np.ceil(-index.min(0) - COVER_TOLERANCE)
     above = np.ceil(index.max(0) - (np.asarray(lattice.size) - 1) - COVER_TOLERANCE)

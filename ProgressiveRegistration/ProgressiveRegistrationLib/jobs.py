@@ -52,8 +52,9 @@ EVALUATION_SHARES = {"reading": 30.0, "lungs": 20.0, "quality": 40.0, "pictures"
 class Job:
     """One registration, files to files. ``output`` is a folder; see ``register_files`` for what it gets.
 
-    ``transform_name`` : the transform's file name without ending, for every format. ``command`` : for the report.
-    ``final`` : where ``output`` and all in it will be moved afterwards, and what the report therefore names.
+    ``transform_name`` : the transform's file name without ending, for every format. ``command`` : for the
+    report. ``final`` : where ``output`` and all in it will be moved afterwards, and what the report therefore
+    names.
     """
 
     files: PairFiles
@@ -76,7 +77,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job's files hold; ``moving`` is None where only the fixed image is known. Masks and labels as given, or None."""
+    """What a job's files hold; ``moving`` is None where only the fixed image is known.
+    Masks and labels as given, or None."""
 
     fixed: sitk.Image
     moving: sitk.Image | None
@@ -275,7 +277,8 @@ def evaluate_files(
 def lungs_or_note(
     image: sitk.Image, mask: sitk.Image | None, name: str, *, needed: bool = False
 ) -> tuple[sitk.Image | None, list[str]]:
-    """The mask of an image's lungs for measuring; where there is none, None and a sentence (NoLungError if ``needed``)."""
+    """The mask of an image's lungs for measuring; where there is none,
+    None and a sentence (NoLungError if ``needed``)."""
     try:
         return find_lungs(image, mask=mask, name=name).mask, []
     except NoLungError as error:
@@ -389,8 +392,8 @@ def _check_room(folder: Path, job: Job, grid: Grid) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
-            f"{job.final or job.output} cannot hold the results: they need more than {needed / 1e6:.0f} MB, and "
-            f"{free / 1e6:.0f} MB are free."
+            f"{job.final or job.output} cannot hold the results: they need more than {needed / 1e6:.0f} "
+            f"MB, and {free / 1e6:.0f} MB are free."
         )
 
 

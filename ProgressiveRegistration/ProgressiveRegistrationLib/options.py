@@ -1,7 +1,8 @@
 """What a user says of a pair: its files, and how to register it. Each fact stands once, in a field below.
 
-The command line, the batch's command and table, its records and the Slicer module all read these fields: a new one, with
-its help, is an option of ``register`` and ``batch`` and, for a file, a column of the table. Nothing heavy is imported here.
+The command line, the batch's command and table, its records and the Slicer module all read these fields: a
+new one, with its help, is an option of ``register`` and ``batch`` and, for a file, a column of the table.
+Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ PATH, TEXT, LABELS, ENDING, ENDINGS, BOXES, FLAG = (
 
 
 def _field(kind: str, text: str, default: Any = None, flag: str | None = None) -> Any:
-    """kind : how a user gives it. text : its help. flag : its name on the command line, where that is another."""
+    """kind : how a user gives it. text : its help. flag : its name on the command line,
+    where that is another."""
     about = {"kind": kind, "help": text, "flag": flag}
     return field(metadata=about) if default is MISSING else field(default=default, metadata=about)
 
@@ -126,7 +128,8 @@ def parse(about: Field, given: Any) -> Any:
 
 
 def typed(given: Any) -> Iterator[str]:
-    """The words of a command line that say the same as a ``PairFiles`` or ``Options``; what is as by default is left out."""
+    """The words of a command line that say the same as a ``PairFiles`` or ``Options``;
+    what is as by default is left out."""
     for about in fields(given):
         value = getattr(given, about.name)
         if value == about.default:
@@ -141,7 +144,8 @@ def typed(given: Any) -> Iterator[str]:
                 yield from (flag, str(each))
         elif kind == BOXES and not isinstance(value, str):
             # joined by =: the first number may be negative, which looks like an option
-            yield f"{flag}={','.join(f'{v:.10g}' for box in value for corner in box.to_list() for v in corner)}"
+            numbers = [v for box in value for corner in box.to_list() for v in corner]
+            yield f"{flag}={','.join(f'{v:.10g}' for v in numbers)}"
         else:
             yield from (flag, str(value))
 

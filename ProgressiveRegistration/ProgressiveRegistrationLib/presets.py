@@ -1,4 +1,5 @@
-"""The presets: what each is called, how it refines, how long it takes. A new preset is one entry in ``PRESETS``.
+"""The presets: what each is called, how it refines, how long it takes.
+A new preset is one entry in ``PRESETS``.
 
 Nothing heavy is imported here, so that the command line, the panel and the report can list them at once.
 """
@@ -12,9 +13,11 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm: Adam's first and last step.
+    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm:
+    Adam's first and last step.
 
-    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a sum of 12).
+    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a
+    sum of 12).
     """
 
     voxel_mm: float
@@ -66,7 +69,8 @@ class Preset:
     share: float = 0.0
 
 
-# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm (REFINEMENT.md)
+# 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm
+# (REFINEMENT.md)
 _WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
 _MIDDLE = (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50))
 

@@ -26,8 +26,8 @@ class Work:
 
     Parameters
     ----------
-    shares : stage -> its share of the whole job's time, in order; they need not sum to 1. A stage that is not named
-        takes no room in the progress.
+    shares : stage -> its share of the whole job's time, in order; they need not sum to 1. A stage that is not
+        named takes no room in the progress.
     progress : called with (stage, fraction of the whole job, text); None: nobody listens.
     cancelled : polled at the beginning and the end of every stage.
     """
@@ -48,7 +48,8 @@ class Work:
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[Callable[[str, float, str], None]]:
-        """Run and time a stage; yields a progress callable for its own steps (their fraction is of this stage)."""
+        """Run and time a stage; yields a progress callable for its own steps
+        (their fraction is of this stage)."""
         check(self.cancelled)
         part = self.part(name, named=True)
         part(name, 0.0, text)

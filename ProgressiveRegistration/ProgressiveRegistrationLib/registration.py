@@ -88,8 +88,10 @@ def register(
     model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network,
         box-to-box affine only.
     device : auto, cpu, cuda, cuda:N, mps.
-        lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine map between the two
-        boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
+        lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine
+            map between the two
+        boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper
+        (section II-G); or a (fixed, moving) pair of ``Box``.
     preset : "fast" (the network alone, the paper's mode), "balanced" or "accurate" (see ``presets.py``).
         fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
     names : what notes and errors call the images; mask_names : their masks.
@@ -166,7 +168,8 @@ def _load(model: Any, device: str) -> tuple[Any, Any]:
 def _field(
     voxels: np.ndarray | None, fixed_grid: Grid, moving_grid: Grid, fixed_lungs: Lungs
 ) -> DisplacementField:
-    """The network's voxels (3, D, H, W), or None, as a field in mm that turns into the box-to-box map outside."""
+    """The network's voxels (3, D, H, W), or None,
+    as a field in mm that turns into the box-to-box map outside."""
     if voxels is None:
         voxels = np.zeros((3, *fixed_grid.shape), np.float32)
     else:
@@ -190,7 +193,8 @@ def _refined(
     progress: Progress,
     cancelled: Stop,
 ) -> tuple[DisplacementField, dict[str, Any], list[str]]:
-    """The refined field, its convergence for the report, and notes; on the CPU where the device's memory is too small."""
+    """The refined field, its convergence for the report, and notes;
+    on the CPU where the device's memory is too small."""
     import torch
 
     from .refinement.refine import doubts, refine

@@ -1,4 +1,5 @@
-"""The figures that sum up a list of errors: what each is called, and how it is computed. Every table reads them here."""
+"""The figures that sum up a list of errors: what each is called, and how it is computed.
+Every table reads them here."""
 
 from __future__ import annotations
 

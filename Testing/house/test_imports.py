@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def lint(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    code = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command as run; run()"
+    code = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports_command; "
+    code += "lint_imports_command()"
     return subprocess.run(
         [sys.executable, "-c", code, "--no-cache", "--no-logo", *options],
         cwd=folder,

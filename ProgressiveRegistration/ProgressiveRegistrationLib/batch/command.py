@@ -21,19 +21,22 @@ from .table import NEEDED, OPTIONAL, read_pairs
 
 SOME_FAILED = 8
 EXIT_CODES = f"""
-exit codes: 0 all pairs are done; {SOME_FAILED} some pairs failed, the others are done; and when the batch itself could
-not go on: 1 a fault in the program; 2 wrong usage of the command line; 3 the table or an option cannot be used;
-5 model missing or damaged; 6 no such device; 7 results cannot be written, or another batch works in the folder;
-9 Dask, its scheduler or a worker is missing or unfit; 130 cancelled. What is finished always stays.
+exit codes: 0 all pairs are done; {SOME_FAILED} some pairs failed, the others are done; and when the batch
+itself could not go on: 1 a fault in the program; 2 wrong usage of the command line; 3 the table or an
+option cannot be used; 5 model missing or damaged; 6 no such device; 7 results cannot be written, or another
+batch works in the folder; 9 Dask, its scheduler or a worker is missing or unfit; 130 cancelled. What is
+finished always stays.
 """
 DESCRIPTION = """
-Register all pairs of a CSV file, each into its own folder OUT/<id> with the files and report of `register`, and keep
-OUT/summary.csv and OUT/summary.html up to date. Start it again to go on: finished pairs are recognised by the checksums
-of their inputs, their options and their model, and are not done twice; failed ones are tried again. When inputs or
-options of a pair have changed, it is done again and its earlier files are removed.
+Register all pairs of a CSV file, each into its own folder OUT/<id> with the files and report of `register`,
+and keep OUT/summary.csv and OUT/summary.html up to date. Start it again to go on: finished pairs are
+recognised by the checksums of their inputs, their options and their model, and are not done twice; failed
+ones are tried again. When inputs or options of a pair have changed, it is done again and its earlier files
+are removed.
 """
 COLUMNS = f"""
-columns of PAIRS.csv, by name, paths relative to the file: {", ".join(NEEDED)}; and as needed {", ".join(OPTIONAL)}.
+columns of PAIRS.csv, by name, paths relative to the file: {", ".join(NEEDED)}; and as needed
+{", ".join(OPTIONAL)}.
 transform is the name of the transform's file; several labels of exclude_landmarks have ; between them.
 """
 
@@ -55,7 +58,8 @@ def make_parser(program: str = "progressive-registration batch") -> argparse.Arg
     where.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="a Dask scheduler, such as tcp://node1:8786; its workers (best: one thread each) must see the same folders",
+        help="a Dask scheduler, such as tcp://node1:8786; its workers (best: one thread each) must see the "
+        "same folders",
     )
     add("--threads", type=int, metavar="N", help="threads of a pair [with --workers: cores / workers]")
     for about in fields(Options):

@@ -1,7 +1,8 @@
 """Register many pairs: each in its own folder, resumable, here or on a Dask cluster.
 
-A pair is done by ``do_pair``, which can run anywhere, at any time, again and again: a lock keeps two processes
-from one folder, and a finished pair is recognised by its record. So whatever dies can simply be started again.
+A pair is done by ``do_pair``, which can run anywhere, at any time, again and again: a lock keeps two
+processes from one folder, and a finished pair is recognised by its record. So whatever dies can simply be
+started again.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def do_pair(
 ) -> dict:
     """Register one pair, unless that was done already; returns its record, with ``reused``.
 
-    ``output`` is the batch's folder. What goes wrong with the pair is in the record (``status`` "failed", ``error``).
+    ``output`` is the batch's folder. What goes wrong with the pair is in the record (``status`` "failed",
+    ``error``).
 
     Raises
     ------

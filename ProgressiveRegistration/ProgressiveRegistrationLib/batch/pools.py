@@ -1,4 +1,5 @@
-"""Where a batch's pairs are done: in this process, in worker processes on this machine, or on a Dask cluster."""
+"""Where a batch's pairs are done: in this process, in worker processes on this machine,
+or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def make_pool(workers: int | None, scheduler: str | None, options: BatchOptions)
 def dask_client(
     workers: int | None, scheduler: str | None, threads: int | None
 ) -> Iterator[tuple[Any, int | None]]:
-    """A Dask client, of that scheduler or of so many new processes here, and how many threads a task shall have.
+    """A Dask client, of that scheduler or of so many new processes here,
+    and how many threads a task shall have.
 
     Raises
     ------
@@ -83,7 +85,8 @@ def _check_counts(workers: int | None, scheduler: str | None, threads: int | Non
 
 
 def _python() -> str:
-    """The interpreter of worker processes, as a command: this one, in Slicer PythonSlicer (see register_pairs.py)."""
+    """The interpreter of worker processes, as a command: this one,
+    in Slicer PythonSlicer (see register_pairs.py)."""
     path = os.fsdecode(multiprocessing.spawn.get_executable())
     return f'"{path}"' if " " in path else path
 
@@ -219,8 +222,8 @@ class Cluster:
         for worker, sees in self.client.run(_is_file, str(output / STATE / "batch.lock")).items():
             if not sees:
                 raise ClusterError(
-                    f"The worker {worker} does not see {output}; inputs and results must lie where every worker "
-                    "finds them under the same name."
+                    f"The worker {worker} does not see {output}; inputs and results must lie where "
+                    "every worker finds them under the same name."
                 )
 
 

@@ -1,4 +1,5 @@
-"""``record.json`` of a batch's pair: what was registered how, what came out; by it a finished pair is known again."""
+"""``record.json`` of a batch's pair: what was registered how, what came out;
+by it a finished pair is known again."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ NAME = "record.json"
 
 
 def checksum(path: str | os.PathLike) -> str:
-    """SHA-256 (hex) of a file, with the file that holds its voxels when that is another, or of a folder's files.
+    """SHA-256 (hex) of a file, with the file that holds its voxels when that is another,
+    or of a folder's files.
 
     Raises
     ------
@@ -91,7 +93,8 @@ def is_finished(
 ) -> bool:
     """Was this very work done: same input checksums, options and model, and are all its files still there?
 
-    ``wanted``: {"inputs": {name: {"path", "sha256"}}, "options": …, "model": …}. Where the inputs lie does not matter.
+    ``wanted``: {"inputs": {name: {"path", "sha256"}}, "options": …, "model": …}. Where the inputs lie does
+    not matter.
     """
     if record is None or record["status"] != "done":
         return False
@@ -137,7 +140,8 @@ def clear(folder: str | os.PathLike, record: Mapping[str, Any] | None) -> None:
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A pair's figures for the summary: TRE (mm) before and after, folding (%), seconds; None: not measured."""
+    """A pair's figures for the summary: TRE (mm) before and after, folding (%), seconds; None:
+    not measured."""
     tre = report.get("tre_mm") or {}
     out: dict[str, Any] = {"landmarks": tre["after"]["count"] if tre else None}
     for when in ("before", "after"):

@@ -31,8 +31,10 @@ def run_batch(
 
     Parameters
     ----------
-    workers : processes on this machine; scheduler : address of a Dask scheduler; neither: one by one, in this process.
-    tell : gets sentences; finished : (record, how many are finished, how many there are); progress : of a pair in this process.
+    workers : processes on this machine; scheduler : address of a Dask scheduler; neither: one by one, in this
+        process.
+    tell : gets sentences; finished : (record, how many are finished, how many there are); progress : of a
+        pair in this process.
 
     Returns
     -------
@@ -40,8 +42,9 @@ def run_batch(
 
     Raises
     ------
-    InputError, ModelError, DeviceError : nothing was begun. OutputError : ``output`` cannot be written, or another batch
-        works in it. Cancelled : what is finished stays. ClusterError : the scheduler or Dask is missing, or was lost.
+    InputError, ModelError, DeviceError : nothing was begun. OutputError : ``output`` cannot be written, or
+        another batch works in it. Cancelled : what is finished stays. ClusterError : the scheduler or Dask is
+        missing, or was lost.
     """
     output = Path(output).absolute()
     state = _make_folders(output)

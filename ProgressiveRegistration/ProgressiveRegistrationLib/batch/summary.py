@@ -33,7 +33,8 @@ REFRESH_SECONDS = 15
 
 
 def summary_rows(records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A flat row of each record, with all COLUMNS; None where there is nothing. ``report``: relative to the batch's folder."""
+    """A flat row of each record, with all COLUMNS; None where there is nothing. ``report``:
+    relative to the batch's folder."""
     rows = []
     for record in records:
         figures = record.get("figures") or {}
@@ -47,7 +48,8 @@ def summary_rows(records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def totals(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What Table II has in its row "All": TRE (mm) over all landmarks of all pairs, folding (%) as mean and sd over pairs.
+    """What Table II has in its row "All": TRE (mm) over all landmarks of all pairs, folding (%)
+    as mean and sd over pairs.
 
     ``tre_*_pairs_mm`` are the means of the pairs' means. None where nothing was measured; sd of the sample.
     """
@@ -124,7 +126,8 @@ def render(rows: list[Mapping[str, Any]], head: Mapping[str, Any], notes: Mappin
 def write_summary(
     folder: str | os.PathLike, records: list[Mapping[str, Any]], head: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Write ``summary.csv`` and ``summary.html``, each whole or not at all; returns the rows. Raises OutputError."""
+    """Write ``summary.csv`` and ``summary.html``, each whole or not at all; returns the rows.
+    Raises OutputError."""
     rows = summary_rows(records)
     folder = Path(folder)
     write_text(folder / "summary.csv", to_csv(rows))

@@ -35,7 +35,8 @@ TAKEN_NAMES = TAKEN_IDS | {
 
 @dataclass(frozen=True)
 class BatchPair:
-    """One row: its id, its files (absolute paths), and the name of the transform's file without its ending, or None."""
+    """One row: its id, its files (absolute paths), and the name of the transform's file without its ending,
+    or None."""
 
     id: str
     files: PairFiles
@@ -49,8 +50,8 @@ def read_pairs(path: str | os.PathLike) -> tuple[list[BatchPair], list[str]]:
 
     Raises
     ------
-    InputError : no such file, no text, a needed column or cell missing, a column twice, a cell too many, an id
-        twice or unfit for a folder's name, no pair at all.
+    InputError : no such file, no text, a needed column or cell missing, a column twice, a cell too many, an
+        id twice or unfit for a folder's name, no pair at all.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,7 +131,8 @@ def _pair(path: Path, line: int, header: list[str], cells: list[str]) -> BatchPa
         if text is not None and not _is_safe(text, taken):
             raise InputError(
                 f"{path}, line {line}: the {name} {text!r} cannot be the name of a "
-                f"{'folder' if name == 'id' else 'file'} here; use letters, digits, '_', '-', '+' and '.' only."
+                f"{'folder' if name == 'id' else 'file'} here; use letters, digits, '_', '-', '+' and "
+                "'.' only."
             )
     values = {}
     for about in fields(PairFiles):

@@ -20,7 +20,8 @@ from ..constants import NETWORK_FADE_MM, NETWORK_SMOOTH_MM
 
 
 def smoothed(u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The field ``u`` (3, D, H, W) after a Gaussian of ``NETWORK_SMOOTH_MM``; ``spacing``: (x, y, z) mm of the lattice."""
+    """The field ``u`` (3, D, H, W) after a Gaussian of ``NETWORK_SMOOTH_MM``; ``spacing``: (x, y, z)
+    mm of the lattice."""
     sigma = (0.0, *(NETWORK_SMOOTH_MM / s for s in spacing[::-1]))
     return ndimage.gaussian_filter(np.asarray(u, np.float32), sigma, mode="nearest", truncate=3.0)
 
@@ -34,8 +35,8 @@ def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, 
 
     Returns
     -------
-    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it farther from them
-    than ``NETWORK_FADE_MM`` and four voxels.
+    (3, D, H, W) float32; ``u`` itself in the lungs (and everywhere if the mask is empty), nothing of it
+    farther from them than ``NETWORK_FADE_MM`` and four voxels.
     """
     if not mask.any():
         return np.asarray(u, np.float32)

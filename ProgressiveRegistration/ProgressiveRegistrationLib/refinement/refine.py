@@ -57,7 +57,8 @@ def refine(
     Parameters
     ----------
     fixed, moving : CT in HU.
-    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as it is.
+    field : the network's field, or any field to start from; its ``outside`` map (where it has one) is kept as
+        it is.
     preset : a preset that refines, or ``Settings``.
     mask : above 0 in the fixed image's lungs, on any grid.
     device : torch device of the optimisation.

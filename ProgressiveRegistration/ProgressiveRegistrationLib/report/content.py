@@ -128,9 +128,9 @@ def protocol(report: Mapping[str, Any]) -> list[str]:
             f"{report['precision']}."
         )
         out.append(
-            f"The network's field is smoothed (Gaussian, {NETWORK_SMOOTH_MM:g} mm) and counts in and near the lungs: its "
-            f"weight fades to nothing within about {NETWORK_FADE_MM / 10:.0f} cm of them, and the field is carried on "
-            f"smoothly from there."
+            f"The network's field is smoothed (Gaussian, {NETWORK_SMOOTH_MM:g} mm) and counts in and near "
+            f"the lungs: its weight fades to nothing within about {NETWORK_FADE_MM / 10:.0f} cm of them, "
+            f"and the field is carried on smoothly from there."
         )
     elif report["preset"]:
         out.append("No network ran: without it the lung boxes alone are laid over each other.")
