@@ -15,6 +15,7 @@ LOGICS = {
     "tables": "vtkSlicerTablesLogic",
     "models": "vtkSlicerModelsLogic",
     "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "sequences": "vtkSlicerSequencesLogic",
     "subjecthierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
 }
 

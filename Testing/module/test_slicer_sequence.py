@@ -1,0 +1,105 @@
+"""A registered sequence in the scene: one browser, transforms that follow it, and all of it again from a
+file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from ProgressiveRegistrationLib.errors import OutputError
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.landmarks import Landmarks
+from ProgressiveRegistrationSlicer import sequence_scene
+from slicer_harness.fixtures import slicer, vtk
+
+GRID = Grid((30, 26, 22), (6.0, 6.0, 7.0), (-87.0, -75.0, -73.0))
+NAMES = ("inhale", "exhale", "middle")
+POINTS = np.random.default_rng(2).uniform((-60, -50, -50), (60, 50, 50), (50, 3))
+
+
+def moved(k: int) -> DisplacementField:
+    points = GRID.points().astype(float)
+    return DisplacementField(GRID, 5 * k * np.cos(points / 60) + (k, 0, -k))
+
+
+@pytest.fixture
+def nodes():
+    slicer.mrmlScene.Clear()
+    values = np.arange(GRID.points()[..., 0].size, dtype=np.int16).reshape(GRID.shape)
+    phases = [(name, GRID.image(values + k)) for k, name in enumerate(NAMES)]
+    doubt = GRID.image(np.where(np.abs(GRID.points()[..., 0]) < 40, 2.5, np.nan).astype(np.float32))
+    fields = {0: moved(1), 2: moved(2)}
+    marks = Landmarks(POINTS[:4], ["a", "b", "c", "d"])
+    return sequence_scene.show("Chest", phases, 1, fields, {"uncertainty": doubt}, marks)
+
+
+def mapped(transform) -> np.ndarray:
+    """T of POINTS, LPS, by the node's own from-parent direction."""
+    general = vtk.vtkGeneralTransform()
+    general.Concatenate(transform.GetTransformFromParent())
+    return np.array([general.TransformPoint(p) for p in POINTS * [-1, -1, 1]]) * [-1, -1, 1]
+
+
+def check_browser(browser, volumes, transforms) -> None:
+    assert browser.GetNumberOfItems() == 3
+    for k, field in ((0, moved(1)), (1, None), (2, moved(2)), (0, moved(1))):
+        browser.SetSelectedItemNumber(k)
+        sequence_scene.logic().UpdateProxyNodesFromSequences(browser)
+        volume, transform = browser.GetProxyNode(volumes), browser.GetProxyNode(transforms)
+        assert volume.GetParentTransformNode().GetID() == transform.GetID()
+        assert slicer.util.arrayFromVolume(volume)[0, 0, 0] == k
+        wanted = POINTS if field is None else field.warp_points(POINTS)
+        assert np.abs(mapped(transform) - wanted).max() < 0.1
+
+
+def test_browser_leads_phase_and_transform_together(nodes):
+    check_browser(nodes.browser, nodes.phases, nodes.transforms)
+
+
+def test_map_has_its_colours_and_is_clear_beyond_the_lungs(nodes):
+    display = nodes.maps["uncertainty"].GetDisplayNode()
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0, 5)
+    assert display.GetColorNode().GetName() == "ProgressiveRegistration yellow to red"
+    assert display.GetApplyThreshold()
+    assert display.GetLowerThreshold() > 0
+    assert np.isfinite(slicer.util.arrayFromVolume(nodes.maps["uncertainty"])).all()
+    assert nodes.landmarks.GetNumberOfControlPoints() == 4
+
+
+def test_scene_opened_again_is_the_same(nodes, tmp_path):
+    sequence_scene.save_scene(tmp_path / "scene.mrb")
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.mrb"]
+    slicer.mrmlScene.Clear()
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    browser = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSequenceBrowserNode")
+    found = {n.GetName(): n for n in slicer.util.getNodesByClass("vtkMRMLSequenceNode")}
+    check_browser(browser, found["Chest phases"], found["Chest transforms"])
+    shown = slicer.mrmlScene.GetFirstNodeByName("Chest uncertainty")
+    assert shown.GetDisplayNode().GetColorNode().GetName() == "ProgressiveRegistration yellow to red"
+    assert slicer.util.arrayFromVolume(shown).max() == 2.5
+
+
+def test_scene_that_cannot_be_written_is_told(nodes, tmp_path):
+    with pytest.raises(OutputError, match="there is no folder"):
+        sequence_scene.save_scene(tmp_path / "missing" / "scene.mrb")
+
+
+def test_result_of_the_command_is_loaded_as_it_was_written(capsys, tmp_path):
+    from small_pair import GRID as CHEST
+    from small_pair import chest, run
+
+    slicer.mrmlScene.Clear()
+    for k in range(2):
+        image = CHEST.image(chest())
+        image.SetOrigin(np.add(CHEST.origin, (0, 0, 8.0 * k)))
+        sitk.WriteImage(image, str(tmp_path / f"p{k}.nrrd"))
+    phases = [tmp_path / "p0.nrrd", tmp_path / "p1.nrrd"]
+    options = ["--reference", "p0", "--model", "none", "--preset", "fast", "--no-warped", "-q"]
+    assert run(capsys, "sequence", *phases, "-o", tmp_path / "out", *options)[0] == 0
+    nodes = sequence_scene.load_result(tmp_path / "out")
+    nodes.browser.SetSelectedItemNumber(1)
+    sequence_scene.logic().UpdateProxyNodesFromSequences(nodes.browser)
+    assert np.abs(mapped(nodes.transform) - POINTS - (0, 0, 8)).max() < 0.05
+    assert "amplitude" in nodes.maps
