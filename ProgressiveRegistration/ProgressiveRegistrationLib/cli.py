@@ -188,11 +188,11 @@ def apply(
 def models(as_json: bool = JSON) -> None:
     """List the trained models on this machine."""
     from .network.model import available_models, metrics_text
-    from .report.content import plain
+    from .report.content import jsonable
 
     cards = available_models()
     if as_json:
-        print(json.dumps(plain(cards), indent=2, ensure_ascii=False))
+        print(json.dumps(jsonable(cards), indent=2, ensure_ascii=False))
         return
     if not cards:
         _out.print("No model is installed.")

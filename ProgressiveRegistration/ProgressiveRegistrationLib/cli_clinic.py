@@ -38,7 +38,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         from .files import staged_folder, write_text
         from .images import read_image, read_volume, write_image
         from .lungs import find_lungs
-        from .report.content import plain, to_json
+        from .report.content import jsonable, to_json
         from .transforms import read_transform
         from .ventilation import ventilation as measure
 
@@ -52,9 +52,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             for which in ("jacobian", "hu"):
                 write_image(found.image(which, float("nan")), folder / f"ventilation_{which}.nrrd")
             write_image(found.grid.image(found.zones), folder / "zones.nrrd")
-            write_text(folder / "ventilation.json", to_json(plain(found.figures)))
+            write_text(folder / "ventilation.json", to_json(jsonable(found.figures)))
         if as_json:
-            print(to_json(plain(found.figures)), end="")
+            print(to_json(jsonable(found.figures)), end="")
             return
         for note in found.figures["notes"]:
             cli._out.print(f"[yellow]Note:[/yellow] {cli._plain(note)}")

@@ -19,7 +19,7 @@ from .geometry import Affine, Box, Grid
 
 COARSE_MM = 4.0
 FINE_MM = 2.0
-MARGIN_MM = 8.0  # chest wall that the box keeps around the lungs: its edges help the network
+BOX_MARGIN_MM = 8.0  # chest wall that the box keeps around the lungs: its edges help the network
 AIR_HU = -400.0  # below: lung or gas
 GAS_HU = -972.0  # below, after smoothing: gas without tissue
 DARK_HU = -985.0  # below, after smoothing: surely outside the lungs
@@ -347,6 +347,6 @@ def _describe(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
         notes.append(
             f"The lungs of {name} reach the image's border ({', '.join(faces)}): part of them may be missing."
         )
-    lower = np.where(cut_low, bounds.lower, lower - MARGIN_MM)
-    upper = np.where(cut_high, bounds.upper, upper + MARGIN_MM)
+    lower = np.where(cut_low, bounds.lower, lower - BOX_MARGIN_MM)
+    upper = np.where(cut_high, bounds.upper, upper + BOX_MARGIN_MM)
     return Lungs(mask, Box(lower, upper), litres, notes)

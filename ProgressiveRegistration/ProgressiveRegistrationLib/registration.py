@@ -15,7 +15,7 @@ from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
 from .lungs import Lungs, find_lungs, matched_boxes
-from .network.field import extended_from, smoothed
+from .network.field import extended_from, smoothed_field
 from .presets import DEFAULT, Preset, find_preset
 from .progress import Progress, Stop, Work
 
@@ -174,7 +174,7 @@ def _field(
         voxels = np.zeros((3, *fixed_grid.shape), np.float32)
     else:
         lungs = fixed_grid.resample(fixed_lungs.mask, interpolator=sitk.sitkNearestNeighbor)
-        voxels = smoothed(voxels, fixed_grid.spacing)
+        voxels = smoothed_field(voxels, fixed_grid.spacing)
         voxels = extended_from(sitk.GetArrayViewFromImage(lungs) > 0, voxels, fixed_grid.spacing)
     result = DisplacementField.from_voxels(voxels, fixed_grid, moving_grid)
     if max(fixed_grid.spacing) > MAX_SPACING_MM:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from ProgressiveRegistrationLib.constants import NETWORK_FADE_MM as FADE_MM
+from ProgressiveRegistrationLib.constants import NETWORK_SMOOTH_MM as SMOOTH_MM
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.network.field import FADE_MM, SMOOTH_MM, extended_from, smoothed
+from ProgressiveRegistrationLib.network.field import extended_from, smoothed_field
 from scipy import ndimage
 
 SPACING = (2.0, 2.5, 3.0)
@@ -36,14 +38,14 @@ def test_smoothing_damps_waves_as_a_gaussian_of_that_many_millimetres_does(axis)
     u = np.broadcast_to(wave, (3, *SHAPE)).astype(np.float32)
     inner = (slice(None), *(slice(8, -8) for _ in range(3)))
     factor = np.exp(-0.5 * (2 * np.pi * SMOOTH_MM / length) ** 2)
-    np.testing.assert_allclose(smoothed(u, SPACING)[inner], factor * u[inner], atol=0.01)
+    np.testing.assert_allclose(smoothed_field(u, SPACING)[inner], factor * u[inner], atol=0.01)
 
 
 def test_smoothing_leaves_a_linear_field_alone_away_from_the_border():
     z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
     u = np.stack([0.1 * x, 0.2 * y - z, 0.3 * z]).astype(np.float32)
     inner = (slice(None), *(slice(8, -8) for _ in range(3)))
-    np.testing.assert_allclose(smoothed(u, SPACING)[inner], u[inner], atol=1e-3)
+    np.testing.assert_allclose(smoothed_field(u, SPACING)[inner], u[inner], atol=1e-3)
 
 
 def test_the_field_stays_as_it_is_in_the_lungs():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from progressive_training import checkpoint
-from progressive_training.benchmarks import LandmarkPair, csv_pairs
+from progressive_training.benchmarks import BenchmarkPair, csv_pairs
 from progressive_training.cli import app
 from progressive_training.config import config_from_dict
 from progressive_training.evaluation import (
@@ -24,7 +24,7 @@ from progressive_training.evaluation import (
     snapshot_errors,
     wilcoxon,
 )
-from progressive_training.evaluation_job import Job, run_job
+from progressive_training.evaluation_job import EvaluationJob, run_job
 from progressive_training.export import export
 from progressive_training.network import ProgressiveUNet
 from progressive_training.tables import table, to_markdown, write_results
@@ -114,7 +114,7 @@ def results(folder):
 
     (apart, same), _ = csv_pairs(folder / "list.csv")
     models = {"affine": "none", "network": open_model(folder / "zero" / "zero.json", "cpu")}
-    pairs = [apart, LandmarkPair("list", "bad", broken), same]
+    pairs = [apart, BenchmarkPair("list", "bad", broken), same]
     return evaluate(pairs, models, report=lambda _: None)
 
 
@@ -184,7 +184,7 @@ def test_a_pair_that_cannot_be_used_is_reported_and_the_others_count(results):
         raise InputError("The image x cannot be read.")
 
     with pytest.raises(InputError, match="No pair of the test set could be evaluated: list bad"):
-        evaluate([LandmarkPair("list", "bad", broken)], {"network": "none"}, report=lambda _: None)
+        evaluate([BenchmarkPair("list", "bad", broken)], {"network": "none"}, report=lambda _: None)
 
 
 def test_what_is_done_without_a_network_is_done_on_the_device_asked_for(folder):
@@ -296,7 +296,7 @@ def test_snapshots_of_zeros_leave_the_map_between_lung_boxes(run, folder, tmp_pa
     def broken():
         raise InputError("The image x cannot be read.")
 
-    bad, said = LandmarkPair("list", "bad", broken), []
+    bad, said = BenchmarkPair("list", "bad", broken), []
     rows = snapshot_errors(tmp_path, [bad, *pairs], device="cpu", report=said.append)
     assert len(rows) == 2
     assert said[0] == "list bad is left out: The image x cannot be read."
@@ -350,7 +350,7 @@ def test_held_out_scans_without_a_network_have_the_error_of_a_zero_field(run, tm
     config, _ = run
     plan = config.folder / "zero.yaml"
     plan.write_text(json.dumps(config.to_dict()))
-    run_job(Job(tmp_path / "out", model="none", held_out=plan, held_out_samples=2), lambda _: None)
+    run_job(EvaluationJob(tmp_path / "out", model="none", held_out=plan, held_out_samples=2), lambda _: None)
     content = json.loads((tmp_path / "out" / "held_out.json").read_text(encoding="utf-8"))
     stream = held_out_stream(config, lambda _: None)
     expected = []
@@ -371,8 +371,8 @@ def test_figure_5_names_the_unit_of_the_loss_that_was_trained_with(run, tmp_path
     values["optimiser"]["loss"] = "distance"
     (other / "config.json").write_text(json.dumps(values), encoding="utf-8")
     shutil.copy(config.run_folder / "metrics.jsonl", other)
-    run_job(Job(tmp_path / "one", run=other), lambda _: None)
-    run_job(Job(tmp_path / "two", run=config.run_folder, baseline_run=other), lambda _: None)
+    run_job(EvaluationJob(tmp_path / "one", run=other), lambda _: None)
+    run_job(EvaluationJob(tmp_path / "two", run=config.run_folder, baseline_run=other), lambda _: None)
     one, two = ((tmp_path / n / "figure5-training.svg").read_text(encoding="utf-8") for n in ("one", "two"))
     assert "training loss (voxels)" in one
     assert "voxel²" not in one

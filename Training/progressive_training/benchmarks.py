@@ -84,7 +84,7 @@ class PairData:
 
 
 @dataclass(frozen=True)
-class LandmarkPair:
+class BenchmarkPair:
     """A pair that can be read: ``load()`` gives its ``PairData`` or raises InputError."""
 
     data_set: str
@@ -166,13 +166,13 @@ def _collect(
     data_set: str,
     folder: Path,
     cases: Iterable[tuple[str, list[Path | None], Callable[[list[Path]], PairData]]],
-) -> tuple[list[LandmarkPair], list[str]]:
+) -> tuple[list[BenchmarkPair], list[str]]:
     """Pairs of which all four files are there, and sentences about the others."""
     pairs, notes = [], []
     for name, files, load in cases:
         there = [f for f in files if f is not None]
         if len(there) == len(files):
-            pairs.append(LandmarkPair(data_set, name, lambda load=load, there=there: load(there)))
+            pairs.append(BenchmarkPair(data_set, name, lambda load=load, there=there: load(there)))
         elif there:
             roles = ("fixed image", "moving image", "fixed landmarks", "moving landmarks")
             missing = [role for role, f in zip(roles, files) if f is None]
@@ -183,7 +183,9 @@ def _collect(
     return pairs, notes
 
 
-def dirlab_4dct(folder: Path, phases: tuple[str, str] = ("00", "50")) -> tuple[list[LandmarkPair], list[str]]:
+def dirlab_4dct(
+    folder: Path, phases: tuple[str, str] = ("00", "50")
+) -> tuple[list[BenchmarkPair], list[str]]:
     """DIR-Lab 4DCT: ``CaseNPack/Images/caseN_T00_s.img`` (or ``-ssm``, or no suffix) and ``Case8Deploy``;
     ``ExtremePhases/CaseN_300_T00_xyz.txt`` or ``extremePhases/caseN_dirLab300_T00_xyz.txt``."""
     images = _index(folder, r"case0*(\d+)_t(\d\d)(?:[-_]ss?m?)?\.img")
@@ -202,7 +204,7 @@ def dirlab_4dct(folder: Path, phases: tuple[str, str] = ("00", "50")) -> tuple[l
     )
 
 
-def dirlab_copdgene(folder: Path) -> tuple[list[LandmarkPair], list[str]]:
+def dirlab_copdgene(folder: Path) -> tuple[list[BenchmarkPair], list[str]]:
     """DIR-Lab COPDgene: ``copdN/copdN/copdN_iBHCT.img`` and ``copdN_300_iBH_xyz_r1.txt``, ``eBH`` alike."""
     images = _index(folder, r"copd0*(\d+)_([ie])bhct\.img")
     points = _index(folder, r"copd0*(\d+)_300_([ie])bh_xyz(?:_r1)?\.txt")
@@ -235,7 +237,7 @@ def _mhd_pair(files: list[Path]) -> PairData:
     return _paired(fixed, moving, *(_mm_points(f) for f in files[2:]))
 
 
-def popi(folder: Path, phases: tuple[str, str] = POPI_PHASES) -> tuple[list[LandmarkPair], list[str]]:
+def popi(folder: Path, phases: tuple[str, str] = POPI_PHASES) -> tuple[list[BenchmarkPair], list[str]]:
     """The POPI-model: ``10-P.mhd`` (and ``.raw``) and ``10-Landmarks.pts``, mm in the frame of the ``.mhd``.
 
     Its frame is taken as LPS: z grows to the head (on breathing out, z of the landmarks grows), and the
@@ -247,7 +249,7 @@ def popi(folder: Path, phases: tuple[str, str] = POPI_PHASES) -> tuple[list[Land
     return _collect("POPI", folder, [("1", files, _mhd_pair)])
 
 
-def creatis(folder: Path) -> tuple[list[LandmarkPair], list[str]]:
+def creatis(folder: Path) -> tuple[list[BenchmarkPair], list[str]]:
     """The six CREATIS patients: ``bl/mhd/00.mhd``, ``bl/pts/00.pts`` and so on, as served from ``MedPhys11``.
 
     Inhale is phase 00; exhale is the published reference phase: 60 for ``bl``, 50 for the others. The points
@@ -277,7 +279,7 @@ CSV_COLUMNS = ("fixed", "moving", "fixed_landmarks", "moving_landmarks")
 CSV_EXTRA = ("fixed_mask", "moving_mask", "id", "exclude")
 
 
-def csv_pairs(path: Path) -> tuple[list[LandmarkPair], list[str]]:
+def csv_pairs(path: Path) -> tuple[list[BenchmarkPair], list[str]]:
     """A list of pairs: columns fixed, moving, fixed_landmarks, moving_landmarks, and fixed_mask,
     moving_mask, id, exclude.
 
@@ -308,7 +310,7 @@ def csv_pairs(path: Path) -> tuple[list[LandmarkPair], list[str]]:
         if empty:
             raise InputError(f"Row {number} of the list of pairs {path} has no {', '.join(empty)}.")
         name = values.get("id") or str(number)
-        pairs.append(LandmarkPair(path.stem, name, lambda v=values: _listed_pair(path.parent, v)))
+        pairs.append(BenchmarkPair(path.stem, name, lambda v=values: _listed_pair(path.parent, v)))
     return pairs, []
 
 
@@ -331,7 +333,7 @@ def _listed_pair(folder: Path, row: dict[str, str]) -> PairData:
     return replace(pair, **masks)
 
 
-def phantoms(count: int, first_seed: int = 0, **options) -> list[LandmarkPair]:
+def phantoms(count: int, first_seed: int = 0, **options) -> list[BenchmarkPair]:
     """Breathing thoraxes of seeds ``first_seed`` ...; ``options`` go to the engine's ``breathing_thorax``."""
 
     def load(seed: int) -> PairData:
@@ -341,11 +343,11 @@ def phantoms(count: int, first_seed: int = 0, **options) -> list[LandmarkPair]:
         return _paired(pair.fixed, pair.moving, pair.fixed_landmarks, pair.moving_landmarks)
 
     return [
-        LandmarkPair("Phantom", f"seed {s}", lambda s=s: load(s))
+        BenchmarkPair("Phantom", f"seed {s}", lambda s=s: load(s))
         for s in range(first_seed, first_seed + count)
     ]
 
 
-def swapped(pairs: Iterable[LandmarkPair]) -> list[LandmarkPair]:
+def swapped(pairs: Iterable[BenchmarkPair]) -> list[BenchmarkPair]:
     """The pairs with fixed and moving exchanged."""
     return [replace(p, load=lambda p=p: p.load().swapped()) for p in pairs]

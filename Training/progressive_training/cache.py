@@ -20,7 +20,7 @@ import torch
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 from ProgressiveRegistrationLib.files import replacing, write_text
 from ProgressiveRegistrationLib.geometry import Box, Grid
-from ProgressiveRegistrationLib.lungs import MARGIN_MM, Lungs, find_lungs
+from ProgressiveRegistrationLib.lungs import BOX_MARGIN_MM, Lungs, find_lungs
 from ProgressiveRegistrationLib.network.input import sample_on_grid
 from scipy import ndimage
 
@@ -120,7 +120,7 @@ def prepare(image: sitk.Image, folder: Path, name: str, source: str = "", lungs:
         if side.any():
             index = np.argwhere(side)[:, ::-1]
             around = Box(coarse.index_to_world(index.min(0) - 0.5), coarse.index_to_world(index.max(0) + 0.5))
-            around = around.grown(MARGIN_MM)
+            around = around.grown(BOX_MARGIN_MM)
             side_boxes.append(
                 Box(np.maximum(around.lower, lungs.box.lower), np.minimum(around.upper, lungs.box.upper))
             )

@@ -80,11 +80,11 @@ def evaluate(
     held_out_samples: int = typer.Option(10, min=1, help="Deformations of each held-out scan."),
 ) -> None:
     """Landmark errors, folding and figures of models on test sets (Table II, figures 5 to 9)."""
-    from .evaluation_job import READERS, Job, run_job
+    from .evaluation_job import READERS, EvaluationJob, run_job
 
     given = dict(zip(READERS, (dirlab_4dct, dirlab_copdgene, popi, creatis, pairs)))
     sets = {name: place for name, place in given.items() if place is not None}
-    job = Job(
+    job = EvaluationJob(
         output,
         model,
         baseline,

@@ -26,7 +26,7 @@ from ProgressiveRegistrationLib.report.pictures import choose_planes, itk_transf
 from ProgressiveRegistrationLib.transforms import map_points
 
 from . import checkpoint
-from .benchmarks import LandmarkPair, PairData
+from .benchmarks import BenchmarkPair, PairData
 from .cache import ScanStore
 from .config import Config
 from .dataset import prepare_data
@@ -151,7 +151,7 @@ class PairResult:
 
 
 def evaluate(
-    pairs: Iterable[LandmarkPair],
+    pairs: Iterable[BenchmarkPair],
     models: Mapping[str, Any],
     *,
     lung_boxes: str = "own",
@@ -195,7 +195,7 @@ def evaluate(
 
 
 def evaluate_pair(
-    pair: LandmarkPair,
+    pair: BenchmarkPair,
     models: Mapping[str, Any],
     *,
     lung_boxes: str = "own",
@@ -308,7 +308,7 @@ def prepared(
 
 
 def _prepared_pairs(
-    pairs: list[LandmarkPair], model: CheckpointModel, lung_boxes: str, report: Callable[[str], None]
+    pairs: list[BenchmarkPair], model: CheckpointModel, lung_boxes: str, report: Callable[[str], None]
 ) -> list[PreparedPair]:
     ready, notes = [], []
     for pair in pairs:
@@ -333,7 +333,7 @@ def snapshots(run: Path) -> list[Path]:
 
 def snapshot_errors(
     run: Path,
-    pairs: list[LandmarkPair],
+    pairs: list[BenchmarkPair],
     *,
     lung_boxes: str = "own",
     device: str = "auto",

@@ -15,7 +15,7 @@ from ProgressiveRegistrationLib.files import write_text
 
 from . import figures
 from .benchmarks import (
-    LandmarkPair,
+    BenchmarkPair,
     creatis,
     csv_pairs,
     dirlab_4dct,
@@ -52,7 +52,7 @@ LOSS_LABELS = {  # by optimiser.loss
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """One evaluation. ``sets``: reader -> folder or CSV, see ``READERS``. ``run``, ``baseline_run``:
     folders of runs."""
 
@@ -72,7 +72,7 @@ class Job:
     held_out_samples: int = 10
 
 
-def read_sets(job: Job) -> tuple[list[LandmarkPair], list[str]]:
+def read_sets(job: EvaluationJob) -> tuple[list[BenchmarkPair], list[str]]:
     """All pairs that the job names, and sentences about incomplete ones."""
     pairs, notes = [], []
     for name, place in (job.sets or {}).items():
@@ -83,7 +83,7 @@ def read_sets(job: Job) -> tuple[list[LandmarkPair], list[str]]:
     return (swapped(pairs) if job.swap else pairs), notes
 
 
-def run_job(job: Job, report: Callable[[str], None] = print) -> list[str]:
+def run_job(job: EvaluationJob, report: Callable[[str], None] = print) -> list[str]:
     """Do it; returns the names of the files written. Raises InputError, ModelError, OutputError."""
     pairs, notes = read_sets(job)
     if not pairs and job.run is None and job.held_out is None:
@@ -117,7 +117,7 @@ def run_job(job: Job, report: Callable[[str], None] = print) -> list[str]:
 
 
 def _test_set(
-    job: Job, pairs: list[LandmarkPair], models: dict[str, Any], notes: list[str], report: Callable
+    job: EvaluationJob, pairs: list[BenchmarkPair], models: dict[str, Any], notes: list[str], report: Callable
 ) -> None:
     results, left_out = evaluate(
         pairs, models, lung_boxes=job.lung_boxes, refinement=job.refinement, device=job.device, report=report
@@ -131,7 +131,7 @@ def _test_set(
     report(to_markdown(content))
 
 
-def _throughout(job: Job, pairs: list[LandmarkPair], report: Callable) -> None:
+def _throughout(job: EvaluationJob, pairs: list[BenchmarkPair], report: Callable) -> None:
     """Figs. 5, 6 and 7 from the folders of one run or two."""
     runs = {"progressive": job.run}
     if job.baseline_run is not None:
@@ -194,7 +194,7 @@ def _run_config(run: Path):
     return config_from_dict(values)
 
 
-def _held_out(job: Job, models: dict[str, Any], report: Callable) -> None:
+def _held_out(job: EvaluationJob, models: dict[str, Any], report: Callable) -> None:
     """``held_out.json``: mean |u - û| inside the lung, mm, of every model on the same deformations."""
     import torch
 

@@ -1,4 +1,4 @@
-"""From the network's answer to a field: smoothed, and carried on from the lungs into what lies around them.
+"""From the network's answer to a field: smoothed_field, and carried on from the lungs into what lies around them.
 
 Neighbouring voxels of the answer differ by more than breathing makes them, so it is smoothed: real and
 phantom pairs come out 4 % better, and a refinement ends 3 to 12 % better from there (REFINEMENT.md).
@@ -19,7 +19,7 @@ from scipy import ndimage
 from ..constants import NETWORK_FADE_MM, NETWORK_SMOOTH_MM
 
 
-def smoothed(u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+def smoothed_field(u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """The field ``u`` (3, D, H, W) after a Gaussian of ``NETWORK_SMOOTH_MM``; ``spacing``: (x, y, z)
     mm of the lattice."""
     sigma = (0.0, *(NETWORK_SMOOTH_MM / s for s in spacing[::-1]))

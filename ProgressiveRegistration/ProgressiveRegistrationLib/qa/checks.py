@@ -27,7 +27,7 @@ from ..options import PairFiles
 from ..pairing import read_landmark_pair
 from ..progress import Progress, Stop, check
 from ..quality import quality_figures
-from ..report.content import describe_image, plain, versions
+from ..report.content import describe_image, jsonable, versions
 from ..sequence.steps import read_result
 from ..statistics import statistics
 from ..transforms import Transform, read_transform
@@ -102,7 +102,7 @@ def examine(
         figures["uncertainty"] = found.figures
     spacing = max(*fixed.GetSpacing(), *moving.GetSpacing())
     tolerance = float(np.clip(spacing, *TOLERANCE_MM))
-    report = plain(
+    report = jsonable(
         {
             "format": 1,
             "kind": "quality assurance",

@@ -69,8 +69,8 @@ def registration_report(registration: Any, figures: Mapping[str, Any]) -> dict:
             lungs[name] = {"volume_litres": float(found.volume_litres), "box_lps_mm": found.box.to_list()}
     return _common(figures) | {
         "preset": registration.preset,
-        "refinement": plain(registration.refinement),
-        "model": plain(card) if card is not None else {"name": None, "version": None},
+        "refinement": jsonable(registration.refinement),
+        "model": jsonable(card) if card is not None else {"name": None, "version": None},
         "device": str(registration.device),
         "precision": str(registration.precision),
         "lung_boxes": registration.lung_boxes,
@@ -113,7 +113,7 @@ def _common(figures: Mapping[str, Any]) -> dict:
         "inverse_consistency_mm": None,
         "command": None,
         "outputs": {},
-        **plain(figures),
+        **jsonable(figures),
     }
 
 
@@ -181,18 +181,18 @@ def to_json(report: Mapping[str, Any]) -> str:
     return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Dataclasses, arrays, paths and numbers of numpy as JSON's own types."""
     if hasattr(value, "to_dict"):
-        return plain(value.to_dict())
+        return jsonable(value.to_dict())
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return jsonable(asdict(value))
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [jsonable(v) for v in value]
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return jsonable(value.tolist())
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, os.PathLike):

@@ -16,7 +16,7 @@ from ..transforms import Transform
 
 WINDOW_HU = (-1000.0, 400.0)
 PIXEL_MM = 1.0
-MARGIN_MM = 15.0
+VIEW_MARGIN_MM = 15.0
 # Fixed and moving add up to grey where they agree (the paper's Fig. 8).
 FIXED_RGB = np.array([1.0, 0.55, 0.1])
 MOVING_RGB = 1.0 - FIXED_RGB
@@ -53,7 +53,7 @@ def choose_planes(fixed: sitk.Image, lung_mask: sitk.Image | None) -> list[Plane
         if inside.any():
             grid = Grid.from_image(lung_mask)
             voxels = np.argwhere(inside)[:, ::-1]
-            box = Box.around(grid.index_to_world(voxels)).grown(MARGIN_MM)
+            box = Box.around(grid.index_to_world(voxels)).grown(VIEW_MARGIN_MM)
             box = Box(np.maximum(box.lower, bounds.lower), np.minimum(box.upper, bounds.upper))
             centre = grid.index_to_world(np.array([_fullest(voxels[:, axis]) for axis in range(3)]))
     planes = []

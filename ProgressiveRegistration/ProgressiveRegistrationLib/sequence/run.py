@@ -25,7 +25,7 @@ from ..lungs import Lungs, find_lungs
 from ..pairing import match_landmarks
 from ..progress import Stop, check
 from ..quality import field_of_view, folding, mask_points
-from ..report.content import describe_image, plain, to_json, versions
+from ..report.content import describe_image, jsonable, to_json, versions
 from ..statistics import statistics
 from ..ventilation import Ventilation, ventilation
 from .cycle import adjusted, closing_error, step_disagreement
@@ -351,7 +351,7 @@ def _evaluate(
         middle,
         breath,
         paths_of_marks,
-        plain(report),
+        jsonable(report),
     )
 
 
