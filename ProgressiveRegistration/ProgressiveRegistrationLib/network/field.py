@@ -1,4 +1,4 @@
-"""From the network's answer to a field: smoothed_field, and carried on from the lungs into what lies around them.
+"""From the network's answer to a field: smoothed, and carried on from the lungs into what lies around them.
 
 Neighbouring voxels of the answer differ by more than breathing makes them, so it is smoothed: real and
 phantom pairs come out 4 % better, and a refinement ends 3 to 12 % better from there (REFINEMENT.md).
