@@ -22,6 +22,7 @@ from .option_list import OptionList
 from .options import load_torch
 from .parameter_node import FusionMode
 from .readiness import obstacle
+from .sequence_panel import SequenceSection
 from .tre_panel import TrePanel, add_model_node, add_table_node
 from .work import remaining_text
 
@@ -85,6 +86,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressFrame.hide()
         self._showMessage("")
         self._showQuality("")
+        self.sequence = SequenceSection(self)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -176,6 +178,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._watchVolumes()
         self._updateApplyButton()
         self.ui.undoButton.enabled = bool(self._results) and self._task is None
+        self.sequence.update()
         if p is None:
             return
         self._updateSegments()

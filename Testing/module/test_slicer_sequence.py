@@ -11,7 +11,9 @@ from ProgressiveRegistrationLib.errors import OutputError
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.landmarks import Landmarks
-from ProgressiveRegistrationSlicer import sequence_scene
+from ProgressiveRegistrationSlicer import mrml, sequence_scene
+from ProgressiveRegistrationSlicer.choices import Preset
+from slicer_harness import process_events_until
 from slicer_harness.fixtures import slicer, vtk
 
 GRID = Grid((30, 26, 22), (6.0, 6.0, 7.0), (-87.0, -75.0, -73.0))
@@ -103,3 +105,59 @@ def test_result_of_the_command_is_loaded_as_it_was_written(capsys, tmp_path):
     sequence_scene.logic().UpdateProxyNodesFromSequences(nodes.browser)
     assert np.abs(mapped(nodes.transform) - POINTS - (0, 0, 8)).max() < 0.05
     assert "amplitude" in nodes.maps
+
+
+# ---- from the panel --------------------------------------------------------------------------------------
+
+SHIFTS = ((0, 0, 6.0), (0, 0, 0), (3, 0, 9))
+
+
+def add_browser(name="4DCT"):
+    """A browser of one chest at three places."""
+    from small_pair import GRID as CHEST
+    from small_pair import chest
+
+    sequence_scene.logic()
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+    for k, shift in enumerate(SHIFTS):
+        image = CHEST.image(chest())
+        image.SetOrigin(np.add(CHEST.origin, shift))
+        node = slicer.vtkMRMLScalarVolumeNode()
+        mrml.update_volume(node, image)
+        sequence.SetDataNodeAtValue(node, f"{10 * k} %")
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name} browser")
+    browser.AddSynchronizedSequenceNode(sequence)
+    return browser
+
+
+def test_panel_registers_what_a_browser_plays(panel):
+    section = panel.sequence
+    assert not section.button.enabled
+    browser = add_browser()
+    section.selector.setCurrentNode(browser)
+    assert section.button.enabled
+    panel._parameterNode.preset = Preset.FAST
+    panel._parameterNode.modelName = "none"
+    panel._parameterNode.device = "cpu"
+    section.button.click()
+    assert not section.button.enabled  # one thing at a time
+    assert process_events_until(lambda: panel._task is None, 300)
+    assert "Registered 3 phases" in panel.ui.messageLabel.text
+    nodes = section.nodes
+    assert nodes.browser.GetNumberOfItems() == 3
+    reference = [nodes.reference.GetName().endswith(f"{k:02d}_{10 * k}__") for k in range(3)].index(True)
+    for k, shift in enumerate(SHIFTS):
+        nodes.browser.SetSelectedItemNumber(k)
+        sequence_scene.logic().UpdateProxyNodesFromSequences(nodes.browser)
+        wanted = np.subtract(shift, SHIFTS[reference])
+        assert np.abs(mapped(nodes.transform) - POINTS - wanted).max() < 0.05
+    assert {"amplitude", "uncertainty"} <= set(nodes.maps)
+
+
+def test_browser_without_volumes_is_told(panel):
+    sequence_scene.logic()
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Empty")
+    panel.sequence.selector.setCurrentNode(browser)
+    panel.sequence.button.click()
+    assert panel._task is None
+    assert "Empty plays no volumes" in panel.ui.messageLabel.text

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..report import maps, pictures
 from ..report.page import page_template
+from ..report.uncertainty_pictures import doubt_planes, doubt_scale
 from .motion import mean_image
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ def draw_page(result: Result) -> str:
             "scale": maps.scale_svg(AMPLITUDE_COLOURS, 0, top, "mm"),
         }
     ]
+    drawn.append(
+        {
+            "title": "Where not to trust it",
+            "text": f"Expected error of the field to {r['uncertainty']['phase']}, the phase "
+            "farthest away, mm: mean "
+            f"{r['uncertainty']['mean_mm']:.2f}, 95th percentile "
+            f"{r['uncertainty']['p95_mm']:.2f}. Calibrated on phantoms.",
+            "planes": doubt_planes(fixed, mask, result.doubt),
+            "scale": doubt_scale(),
+        }
+    )
     histogram = None
     if result.breath is not None:
         known = result.breath.jacobian[np.isfinite(result.breath.jacobian)]

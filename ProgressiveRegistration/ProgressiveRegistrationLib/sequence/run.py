@@ -27,6 +27,7 @@ from ..progress import Stop, check
 from ..quality import field_of_view, folding, mask_points
 from ..report.content import describe_image, jsonable, to_json, versions
 from ..statistics import statistics
+from ..uncertainty import Uncertainty, uncertainty
 from ..ventilation import Ventilation, ventilation
 from .cycle import adjusted, closing_error, step_disagreement
 from .motion import Trajectories, amplitude, mean_image, mid_position
@@ -73,6 +74,7 @@ class Result:
     middle: DisplacementField
     breath: Ventilation | None
     trajectories: Trajectories | None
+    doubt: Uncertainty
     report: dict[str, Any]
 
     def field(self, phase: int) -> DisplacementField:
@@ -88,11 +90,12 @@ def run_sequence(
     tell: Callable[[str], None] | None = None,
     progress: Callable[[str, float, str], None] | None = None,
     cancelled: Stop = None,
+    write: bool = True,
 ) -> Result:
     """Register all phases to the reference and write what follows from it into ``sequence.output``.
 
-    Finished registrations are known again by their records (``batch.record``) and not done twice.
-    ``workers``, ``scheduler``: as for a batch.
+    ``write``: False leaves the results in memory alone. Finished registrations are known again by their
+    records (``batch.record``) and not done twice. ``workers``, ``scheduler``: as for a batch.
 
     Raises
     ------
@@ -115,6 +118,8 @@ def run_sequence(
             done = _register_all(tasks, output, sequence.settings, workers, scheduler, tell, say)
             result = _evaluate(sequence, images, lungs, reference, tasks, output, done, say)
             result.report["seconds"] = {"total": round(time.perf_counter() - began, 1)}
+            if not write:
+                return result
             say("writing", 0.93, "Writing")
             with staged_folder(output) as folder:
                 names = _write(result, sequence, folder, output, say)
@@ -339,19 +344,26 @@ def _evaluate(
         )
         report["ventilation"] = {"exhale": phases[empty].name, "inhale": phases[full].name, **breath.figures}
         report["notes"] += breath.figures["notes"]
+    say("uncertainty", 0.92, "Mapping the uncertainty")
+    moves = [entry.get("displacement_mm", {}).get("mean", -1.0) for entry in report["phases"]]
+    far = int(np.argmax(moves))
+    device = next(entry["device"] for entry in report["phases"] if "device" in entry)
+    doubt = uncertainty(fixed, images[far], fields[far], mask, device=device, cancelled=say.cancelled)
+    report["uncertainty"] = {"phase": phases[far].name, **doubt.figures}
     return Result(
-        phases,
-        reference,
-        images,
-        lungs,
-        grid,
-        paths,
-        largest,
-        ranges,
-        middle,
-        breath,
-        paths_of_marks,
-        jsonable(report),
+        phases=phases,
+        reference=reference,
+        images=images,
+        lungs=lungs,
+        grid=grid,
+        paths=paths,
+        amplitude=largest,
+        ranges=ranges,
+        middle=middle,
+        breath=breath,
+        trajectories=paths_of_marks,
+        doubt=doubt,
+        report=jsonable(report),
     )
 
 
@@ -411,6 +423,7 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, say: 
         for which in ("jacobian", "hu"):
             image(f"ventilation_{which}", result.breath.image(which, np.nan))
         image("zones", result.breath.grid.image(result.breath.zones))
+    image("uncertainty", result.doubt.image(np.nan))
     if result.trajectories is not None:
         names["trajectories"] = "trajectories.csv"
         write_text(folder / names["trajectories"], result.trajectories.to_csv())
