@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,6 +18,9 @@ from .lungs import Lungs, find_lungs, matched_boxes
 from .network.field import extended_from, smoothed_field
 from .presets import DEFAULT, Preset, find_preset
 from .progress import Progress, Stop, Work
+
+if TYPE_CHECKING:
+    import torch
 
 # Shares of the time, for the progress bar only; measured on 2 CPU cores for a 256 x 256 x 130 pair.
 SHARES = {"model": 0.3, "lungs": 1.0, "input": 0.5, "network": 1.5, "field": 1.0}
@@ -134,7 +137,7 @@ def register(
     if chosen.refinement is not None:
         with work.stage("refinement", "Refining") as report:
             result, convergence, said = _refined(
-                fixed, moving, result, chosen, fixed_lungs, str(where), report, cancelled
+                fixed, moving, result, chosen, fixed_lungs, where, report, cancelled
             )
         notes += said
     return Registration(
@@ -155,7 +158,8 @@ def register(
 
 def _load(model: Any, device: str) -> tuple[Any, Any]:
     """(torch device, network or None) of what ``register`` was given."""
-    from .network.model import choose_device, load_model
+    from .network.device import choose_device
+    from .network.model import load_model
 
     where = choose_device(device)
     if model == "none":
@@ -189,40 +193,32 @@ def _refined(
     start: DisplacementField,
     preset: Preset,
     lungs: Lungs,
-    where: str,
+    device: torch.device,
     progress: Progress,
     cancelled: Stop,
 ) -> tuple[DisplacementField, dict[str, Any], list[str]]:
-    """The refined field, its convergence for the report, and notes;
-    on the CPU where the device's memory is too small."""
-    import torch
-
+    """The refined field, its convergence for the report, and notes; on the CPU where the device fails."""
+    from .network.device import on_gpu_or_cpu
     from .refinement.refine import doubts, refine
 
     steps: list[dict[str, Any]] = []
-    notes = []
+    notes: list[str] = []
 
-    def on(device: str) -> DisplacementField:
+    def on(where: torch.device) -> DisplacementField:
+        steps.clear()
         return refine(
             fixed,
             moving,
             start,
             preset=preset.refinement,
             mask=lungs.mask,
-            device=device,
+            device=str(where),
             progress=progress,
             cancelled=cancelled,
             convergence=steps,
         )
 
-    try:
-        result = on(where)
-    except torch.cuda.OutOfMemoryError:
-        if where == "cpu":
-            raise
-        steps.clear()
-        notes.append(f"The memory of {where} was not enough; the refinement ran on the CPU instead.")
-        result = on("cpu")
+    result = on_gpu_or_cpu(device, on, "the refinement", notes)
     if steps[0]["start_share"] < 1:
         begin = "half of the network's field" if steps[0]["start_share"] else "the lung boxes alone"
         notes.append(

@@ -61,7 +61,7 @@ def device_entries() -> list:
     """Auto, CPU and each graphics card by name; cards are known once PyTorch is loaded (not done here)."""
     if "torch" not in sys.modules:
         return [("auto", _("Auto"), ""), ("cpu", _("CPU"), "")]
-    from ProgressiveRegistrationLib.network.model import available_devices
+    from ProgressiveRegistrationLib.network.device import available_devices
 
     return [(identifier, name, identifier) for identifier, name in available_devices()]
 

@@ -18,8 +18,9 @@ import torch
 from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError, ModelError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
+from ProgressiveRegistrationLib.network.device import choose_device, choose_precision
 from ProgressiveRegistrationLib.network.input import SIGMA, network_input
-from ProgressiveRegistrationLib.network.model import choose_device, choose_precision, load_model
+from ProgressiveRegistrationLib.network.model import load_model
 from ProgressiveRegistrationLib.quality import field_of_view, folding
 from ProgressiveRegistrationLib.registration import register
 from ProgressiveRegistrationLib.report.pictures import choose_planes, itk_transform, slice_of

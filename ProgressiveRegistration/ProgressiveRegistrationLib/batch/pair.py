@@ -61,7 +61,7 @@ def check_options(options: BatchOptions) -> dict[str, Any]:
     InputError, ModelError, DeviceError.
     """
     from .. import __version__
-    from ..network.model import choose_device
+    from ..network.device import choose_device
 
     options.check()
     choose_device(options.device)

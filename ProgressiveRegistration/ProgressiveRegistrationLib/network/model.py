@@ -3,19 +3,19 @@ and the device and precision they run at."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-import platform
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import DeviceError, ModelError
+from ..errors import ModelError
+from .device import choose_device, choose_precision, device_name, on_gpu_or_cpu, passed_over
 from .unet import RegistrationUNet, fold_batch_norm
 
 CARD_FORMAT = 1
@@ -181,102 +181,32 @@ def find_card(name_or_path: str | os.PathLike | None = None) -> ModelCard:
     )
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """The device of a name: auto, cpu, cuda, cuda:N, mps. Raises DeviceError."""
-    name = str(device).lower()
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if _mps_runs_networks() else "cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"The device {device} is unknown; use auto, cpu, cuda, cuda:N or mps.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= (
-        torch.cuda.device_count() if torch.cuda.is_available() else 0
-    ):
-        raise DeviceError(f"The device {device} is not on this machine; use auto or cpu.")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("The device mps is not on this machine; use auto or cpu.")
-    return chosen
-
-
-@lru_cache(maxsize=1)
-def _mps_runs_networks() -> bool:
-    """Is there an Apple GPU whose torch has the 3D layers of the network?
-    Early versions lack some of them."""
-    if not torch.backends.mps.is_available():
-        return False
-    try:
-        with torch.inference_mode():
-            x = torch.zeros(1, 2, 4, 4, 4, device="mps")
-            x = torch.nn.functional.max_pool3d(torch.nn.Conv3d(2, 2, 3, padding=1).to("mps")(x), 2)
-            torch.nn.ConvTranspose3d(2, 2, 2, stride=2).to("mps")(x).cpu()
-    except (RuntimeError, NotImplementedError):
-        return False
-    return True
-
-
-def available_devices() -> list[tuple[str, str]]:
-    """(name for ``device=``, what a user reads) of each device here."""
-    devices = [("auto", "Auto"), ("cpu", "CPU")]
-    if torch.cuda.is_available():
-        devices += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        devices.append(("mps", "Apple GPU"))
-    return devices
-
-
-@lru_cache(maxsize=1)
-def _cpu_has_bfloat16() -> bool:
-    """Does the CPU multiply bfloat16 in hardware (AVX512_BF16, AMX, Arm BF16)?
-    Emulated it is slower than float32."""
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        check = getattr(torch.cpu, name, None)
-        if check is not None and check():
-            return True
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        try:
-            return " bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        except OSError:
-            return False
-    return False
-
-
-def choose_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, float32 otherwise."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and _cpu_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
-
-
 class Model:
     """A network ready to run. Batch normalisation is folded into the convolutions."""
 
     def __init__(self, card: ModelCard, network: RegistrationUNet, device: str = "auto") -> None:
         self.card = card
-        self.notes: list[str] = []
-        self._network = fold_batch_norm(network.float().eval())
-        self._place(choose_device(device))
+        chosen = choose_device(device)
+        self.notes: list[str] = (
+            passed_over() if str(device).lower() == "auto" and chosen.type == "cpu" else []
+        )
+        self._exact = fold_batch_norm(network.float().eval())
+        on_gpu_or_cpu(chosen, self._place, "the network", self.notes)
 
     def _place(self, device: torch.device) -> None:
         self._device = device
         self._dtype = choose_precision(device)
-        self._network = self._network.to(device, self._dtype, memory_format=torch.channels_last_3d)
-        self._network.out.float()  # bfloat16 would round a displacement of 20 voxels by up to 0.06
+        network = copy.deepcopy(self._exact)
+        # bfloat16 would round a displacement of 20 voxels by up to 0.06: the last layer keeps its precision
+        last, network.out = network.out, torch.nn.Identity()
+        network = network.to(device, self._dtype, memory_format=torch.channels_last_3d)
+        network.out = last.to(device, memory_format=torch.channels_last_3d)
+        self._network = network
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda:0 (with the card's name), mps."""
-        return (
-            f"cuda ({torch.cuda.get_device_name(self._device)})"
-            if self._device.type == "cuda"
-            else str(self._device)
-        )
+        """Where it runs: cpu, cuda (with the card's name), mps."""
+        return device_name(self._device)
 
     @property
     def torch_device(self) -> torch.device:
@@ -299,18 +229,15 @@ class Model:
         -------
         (3, D, H, W) float32, channels x, y, z: displacements in voxels of the network's grid.
 
-        When a GPU runs out of memory, the CPU takes over, for good, and ``notes`` says so.
+        When a GPU fails, the CPU takes over, for good, and ``notes`` says so.
         """
-        try:
+
+        def run(device: torch.device) -> np.ndarray:
+            if device != self._device:
+                self._place(device)
             return self._run(images)
-        except torch.cuda.OutOfMemoryError:
-            if self._device.type == "cpu":
-                raise
-        name = self.device
-        self._place(torch.device("cpu"))
-        torch.cuda.empty_cache()
-        self.notes.append(f"The memory of {name} was not enough; the network ran on the CPU instead.")
-        return self._run(images)
+
+        return on_gpu_or_cpu(self._device, run, "the network", self.notes)
 
     @torch.inference_mode()
     def _run(self, images: torch.Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from ..geometry import Affine, Box, Grid
 from ..progress import Stop, check
 from .features import CHANNELS, distinctness, mind_ssc, sample_mapped
-from .lattices import Lattice, RowsAt
+from .lattices import Lattice, RowsAt, sent
 from .warp import Warp
 
 MOVING_MARGIN_MM = 12.0  # of the moving lattice, beyond where the incoming field leads
@@ -137,7 +137,7 @@ class FeaturePair:
 def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
     """(count,) the indices of drawn points in random order: for each,
     another place that has nothing to do with it."""
-    return torch.randperm(count, generator=generator).to(device)
+    return sent(torch.randperm(count, generator=generator), device)
 
 
 def mean_square(difference: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from ..geometry import Box, Grid
 from ..presets import DEFAULT, PRESETS, Settings, Stage
 from ..progress import Progress, Stop, check
 from .adam import Adam
-from .lattices import Lattice, fade, look_up, roughness, smoothed, subdivided
+from .lattices import Lattice, fade, look_up, roughness, sent, smoothed, subdivided
 from .matching import FeaturePair, LungPoints, mean_square, shuffled
 from .warp import Warp
 
@@ -232,7 +232,7 @@ def _keep_best_share(
 
     A network can do harm, on images that are unlike its training or where there is next to no motion.
     """
-    points = lung.draw(stage.points, generator).to(warp.device)
+    points = sent(lung.draw(stage.points, generator), warp.device)
     w, wanted = warp.at(points), pair.fixed_at(points)
     if float(w.abs().max()) < 1e-3:
         return
@@ -252,7 +252,7 @@ def _check_seen(
     pair: FeaturePair, warp: Warp, lung: LungPoints, stage: Stage, generator: torch.Generator
 ) -> None:
     """InputError where next to nothing of the lungs arrives in the moving image: there is nothing to fit."""
-    points = lung.draw(stage.points, generator).to(warp.device)
+    points = sent(lung.draw(stage.points, generator), warp.device)
     seen = float(pair.seen(points + warp.at(points)).mean())
     if seen < LEAST_SEEN:
         raise InputError(
@@ -286,7 +286,7 @@ def _optimise(
     terms = []
     for iteration in range(stage.iterations):
         if iteration % settings.redraw == 0:
-            points = lung.draw(stage.points, generator).to(warp.device)
+            points = sent(lung.draw(stage.points, generator), warp.device)
             where, start, wanted = lattice.normalised(points), points + warp.at(points), pair.fixed_at(points)
         share = iteration / max(1, stage.iterations - 1)
         smooth = smoothed(nodes) * faded

@@ -11,6 +11,8 @@ from ..geometry import Affine
 from ..progress import Stop, check
 from .lattices import Lattice, look_up
 
+SLICES = 32  # of the result that a GPU computes at a time
+
 
 class Warp:
     """w(x), mm: the incoming residual on its grid, plus the nodes of the stages that are done."""
@@ -49,14 +51,17 @@ class Warp:
         high = np.clip(np.ceil(index.max(0)) + 1, 0, grid.size).astype(int)
         (x0, y0, z0), (x1, y1, z1) = low, high
         points = grid.points()[z0:z1, y0:y1, x0:x1]
-        for k in range(len(points)):
+        # by slice, so that stops are heard; a GPU is waited for only now and then
+        step = 1 if self.device.type == "cpu" else SLICES
+        for k in range(0, len(points), step):
             check(cancelled)
-            x = torch.from_numpy(np.ascontiguousarray(points[k]).reshape(-1, 3)).to(self.device)
+            some = points[k : k + step]
+            x = torch.from_numpy(np.ascontiguousarray(some).reshape(-1, 3)).to(self.device)
             correction = torch.zeros_like(x)
             for lattice, nodes in self.added:
                 correction += look_up(nodes, lattice.normalised(x))
-            moved = correction.cpu().numpy().reshape(points[k].shape).astype(float) @ self.affine.matrix.T
-            u[z0 + k, y0:y1, x0:x1] += moved.astype(np.float32)
+            moved = correction.cpu().numpy().reshape(some.shape).astype(float) @ self.affine.matrix.T
+            u[z0 + k : z0 + k + len(some), y0:y1, x0:x1] += moved.astype(np.float32)
         return DisplacementField(grid, u, self.field.outside)
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ..field import DisplacementField
 from ..geometry import Affine
 from ..progress import Stop
 from .phases import Phase
+
+if TYPE_CHECKING:
+    import torch
 
 WORK = ".sequence"  # in the results' folder: the steps' folders, and the sign to stop
 FIELD = "field.nrrd"
@@ -166,7 +169,8 @@ def _register(
 ) -> tuple[DisplacementField, dict[str, Any]]:
     import time
 
-    from ..network.model import choose_device, load_model
+    from ..network.device import choose_device, on_gpu_or_cpu
+    from ..network.model import load_model
     from ..refinement.explains import unexplained
     from ..refinement.refine import doubts, refine
     from ..registration import register
@@ -189,25 +193,37 @@ def _register(
     mask = first.fixed_lungs.mask
     notes = list(first.notes)
     if settings.preset != "fast":
-        device = str(choose_device(settings.device))
-        left[start] = unexplained(fixed, moving, field, mask, device=device, cancelled=stopped)
+        device = choose_device(settings.device)
+
+        def left_by(map_: DisplacementField) -> float:
+            def measure(where: torch.device) -> float:
+                return unexplained(fixed, moving, map_, mask, device=str(where), cancelled=stopped)
+
+            return on_gpu_or_cpu(device, measure, "the comparison of images", notes)
+
+        left[start] = left_by(field)
         if task.neighbour is not None:
             other = read_field(work_folder.parent, task.neighbour)
-            left["neighbour"] = unexplained(fixed, moving, other, mask, device=device, cancelled=stopped)
+            left["neighbour"] = left_by(other)
             if left["neighbour"] < left[start]:
                 field, start = other, "neighbour"
         convergence: list[dict[str, Any]] = []
-        field = refine(
-            fixed,
-            moving,
-            field,
-            preset=settings.preset,
-            mask=mask,
-            device=device,
-            progress=progress,
-            cancelled=stopped,
-            convergence=convergence,
-        )
+
+        def run(where: torch.device) -> DisplacementField:
+            convergence.clear()
+            return refine(
+                fixed,
+                moving,
+                field,
+                preset=settings.preset,
+                mask=mask,
+                device=str(where),
+                progress=progress,
+                cancelled=stopped,
+                convergence=convergence,
+            )
+
+        field = on_gpu_or_cpu(device, run, "the refinement", notes)
         left["end"] = convergence[-1]["unexplained"][1]
         notes += doubts(convergence)
     return field, {
