@@ -26,13 +26,20 @@ from .cli_clinic import add_commands as add_clinic
 from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
 from .cli_options import option, takes
-from .errors import Cancelled, InputError, OutputError, ProgressiveRegistrationError, memory_errors
+from .errors import (
+    Cancelled,
+    ClusterError,
+    InputError,
+    OutputError,
+    ProgressiveRegistrationError,
+    exit_codes,
+    memory_errors,
+)
 from .memory import keep_freed_memory
 from .options import Options, PairFiles
 
-EXIT_CODES = """
-Exit codes: 0 done; 1 a fault in the program; 2 wrong usage of the command line; 3 an input cannot be used;
-4 no lung found; 5 model missing or damaged; 6 no such device; 7 results cannot be written; 130 cancelled.
+EXIT_CODES = f"""
+Exit codes: {exit_codes({0: "done"}, without=(ClusterError,))}.
 Whenever it is not 0, no result was written.
 """
 

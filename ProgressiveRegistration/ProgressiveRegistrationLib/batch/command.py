@@ -14,18 +14,15 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import Cancelled, ProgressiveRegistrationError
+from ..errors import Cancelled, ProgressiveRegistrationError, exit_codes
 from ..options import BOXES, ENDING, ENDINGS, FLAG, Options, flag_of, parse
 from .pair import BatchOptions
 from .table import NEEDED, OPTIONAL, read_pairs
 
 SOME_FAILED = 8
 EXIT_CODES = f"""
-exit codes: 0 all pairs are done; {SOME_FAILED} some pairs failed, the others are done; and when the batch
-itself could not go on: 1 a fault in the program; 2 wrong usage of the command line; 3 the table or an
-option cannot be used; 5 model missing or damaged; 6 no such device; 7 results cannot be written, or another
-batch works in the folder; 9 Dask, its scheduler or a worker is missing or unfit; 130 cancelled. What is
-finished always stays.
+exit codes: {exit_codes({0: "all pairs are done", SOME_FAILED: "some pairs failed, the others are done"})}.
+Another code than these two means that the batch itself could not go on. What is finished always stays.
 """
 DESCRIPTION = """
 Register all pairs of a CSV file, each into its own folder OUT/<id> with the files and report of `register`,
