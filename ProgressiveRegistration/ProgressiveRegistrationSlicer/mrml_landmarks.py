@@ -22,11 +22,14 @@ from .mrml import is_result, parents, point_map, vtk_matrix
 MEASUREMENT = "TRE"
 SCALAR = "TRE_mm"
 UNDEFINED = -1.0  # a point without a partner; JSON has no NaN
+SUGGESTED = "suggested"  # description of a point that nobody has looked at yet: it does not count
 _DEFINED = slicer.vtkMRMLMarkupsNode.PositionDefined
 
 
 def landmarks_from_node(node, without=None) -> tuple[Landmarks, np.ndarray]:
     """The placed points of a point list in the world (LPS mm), and their control point indices (n,).
+
+    Suggestions that nobody has looked at yet (see ``landmark_review``) count as not placed.
 
     Left out is the effect of registration results above the list, and of the transform node ``without`` with
     all above it (``point_map`` of it counts those); the other parents may be of any kind.
@@ -42,7 +45,8 @@ def landmarks_from_node(node, without=None) -> tuple[Landmarks, np.ndarray]:
 
 
 def _placed(node, i: int) -> bool:
-    return node.GetNthControlPointPositionStatus(i) == _DEFINED
+    placed = node.GetNthControlPointPositionStatus(i) == _DEFINED
+    return placed and node.GetNthControlPointDescription(i) != SUGGESTED
 
 
 def _to_world(node, without) -> vtk.vtkGeneralTransform:
