@@ -7,6 +7,7 @@ from typing import Annotated, Union
 
 from ProgressiveRegistrationLib.presets import DEFAULT
 from slicer import (
+    vtkMRMLBSplineTransformNode,
     vtkMRMLGridTransformNode,
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsFiducialNode,
@@ -14,6 +15,7 @@ from slicer import (
     vtkMRMLModelNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
+    vtkMRMLSequenceBrowserNode,
     vtkMRMLTableNode,
     vtkMRMLTransformNode,
 )
@@ -34,12 +36,17 @@ class ProgressiveRegistrationParameterNode:
     movingRegion: Union[vtkMRMLSegmentationNode, vtkMRMLMarkupsROINode, vtkMRMLLabelMapVolumeNode, None]
     fixedSegment: str
     movingSegment: str
+    initialTransform: vtkMRMLTransformNode
+    sequenceBrowser: vtkMRMLSequenceBrowserNode
     wantTransform: bool = True
     outputTransform: Union[vtkMRMLGridTransformNode, vtkMRMLTransformNode, None]
     wantWarped: bool = False
     warpedVolume: vtkMRMLScalarVolumeNode
     wantJacobian: bool = False
     jacobianVolume: vtkMRMLScalarVolumeNode
+    wantBSpline: bool = False
+    bsplineTransform: vtkMRMLBSplineTransformNode
+    wantHardened: bool = False
     preset: Preset = Preset(DEFAULT)
     lungBoxes: LungBoxes = LungBoxes.OWN
     modelName: str
@@ -47,5 +54,7 @@ class ProgressiveRegistrationParameterNode:
     evaluatedTransform: vtkMRMLTransformNode
     errorTable: vtkMRMLTableNode
     errorModel: vtkMRMLModelNode
+    suggestCount: Annotated[int, WithinRange(1, 300)] = 30
+    secondObserver: vtkMRMLMarkupsFiducialNode
     fusionMode: FusionMode = FusionMode.OFF
     fusionOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5

@@ -14,7 +14,7 @@ import slicer
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
 from ProgressiveRegistrationLib.presets import PRESETS
 
-from ProgressiveRegistrationSlicer import mrml
+from ProgressiveRegistrationSlicer import mrml, run_log
 
 from .i18n import _
 
@@ -25,7 +25,8 @@ class SceneResult:
 
     Attributes
     ----------
-    transform, warped, jacobian : nodes, or None where that output was not asked for.
+    transform, warped, jacobian, bspline : nodes, or None where that output was not asked for.
+    hardened : copies of the moving volume and its landmarks with the transform applied for good.
     fixed_id, moving_id : IDs of the volumes.
     registration : the engine's ``Registration``.
     figures : the engine's quality figures (without landmarks).
@@ -35,6 +36,8 @@ class SceneResult:
     transform: Any = None
     warped: Any = None
     jacobian: Any = None
+    bspline: Any = None
+    hardened: list = field(default_factory=list)
     fixed_id: str = ""
     moving_id: str = ""
     registration: Any = None
@@ -73,7 +76,11 @@ class SceneRegistration:
     Parameters
     ----------
     fixed, moving : scalar volume nodes; linear parents are part of their geometry.
-    transform, warped, jacobian : True for a new node, a node to be overwritten, or None/False for not wanted.
+    transform, warped, jacobian, bspline : True for a new node, a node to be overwritten, or None/False for
+        not wanted.
+    hardened : make copies of the moving volume and landmarks with the transform applied?
+    initial_transform : a transform node to start from, in place of the lungs' positions: the one that the
+        moving volume would be under.
     fixed_region, moving_region : segmentation, label map or ROI node that says where the lungs are;
     ``*_segment`` the
         ID of one segment.
@@ -97,6 +104,9 @@ class SceneRegistration:
         transform=True,
         warped=None,
         jacobian=None,
+        bspline=None,
+        hardened: bool = False,
+        initial_transform=None,
         fixed_region=None,
         moving_region=None,
         fixed_segment: str = "",
@@ -117,11 +127,12 @@ class SceneRegistration:
                     preset=preset, presets=", ".join(PRESETS)
                 )
             )
-        outputs = {"transform": transform, "warped": warped, "jacobian": jacobian}
+        outputs = {"transform": transform, "warped": warped, "jacobian": jacobian, "bspline": bspline}
         self._outputs = {
             name: node for name, node in outputs.items() if node is not None and node is not False
         }
-        if not self._outputs:
+        self._hardened = hardened
+        if not self._outputs and not hardened:
             raise InputError(
                 _("Nothing would be kept: ask for a transform, a registered volume or a Jacobian volume.")
             )
@@ -155,6 +166,13 @@ class SceneRegistration:
             self._dense = True if transform.IsA("vtkMRMLGridTransformNode") else None
         self._fixed = mrml.image_from_volume(fixed)
         self._moving = mrml.image_from_volume(moving)
+        self._start = None
+        if initial_transform is not None:
+            from .initial import Start
+
+            self._start = Start(initial_transform, fixed, moving)
+            # the transform says where the lungs are: boxes of their own would undo it
+            self._options["lung_boxes"] = "shared"
         self._regions = [
             lung_region(node, segment)
             for node, segment in ((fixed_region, fixed_segment), (moving_region, moving_segment))
@@ -178,9 +196,15 @@ class SceneRegistration:
         masks = [
             lung_mask(region, image) for region, image in zip(self._regions, (self._fixed, self._moving))
         ]
+        moving = self._moving
+        if self._start is not None:
+            tell("start", 0.0, "applying the initial transform")
+            moving = self._start.bring(moving, cancelled)
+            if masks[1] is not None:
+                masks[1] = self._start.bring(masks[1], cancelled)
         registration = register(
             self._fixed,
-            self._moving,
+            moving,
             fixed_mask=masks[0],
             moving_mask=masks[1],
             progress=lambda stage, fraction, text: tell(stage, 0.85 * fraction, text),
@@ -188,12 +212,20 @@ class SceneRegistration:
             **self._options,
         )
         stop_if_asked()
+        if self._start is not None:
+            registration = self._start.complete(registration, cancelled)
         out = {"registration": registration}
-        if "transform" in self._outputs:
+        if "transform" in self._outputs or self._hardened:
             tell("transform", 0.86, "preparing the transform")
             out["transform"] = mrml.transform_data(
                 registration.field, Grid.from_image(self._fixed), dense=self._dense
             )
+        if "bspline" in self._outputs:
+            stop_if_asked()
+            from .bspline import bspline_of
+
+            tell("bspline", 0.87, "fitting a B-spline")
+            out["bspline"] = bspline_of(registration.field, Grid.from_image(self._fixed))
         if "warped" in self._outputs:
             stop_if_asked()
             tell("warping", 0.88, "warping the moving volume")
@@ -247,7 +279,7 @@ class SceneRegistration:
         return result
 
     def _finish(self, computed: dict, fixed, moving, result: SceneResult) -> None:
-        if "transform" in computed:
+        if "transform" in self._outputs:
             for freed in (fixed, *_present(self._fixed_landmark_ids)):
                 _remember_placement(mrml.place_under(freed, None), result)
             name = _("{moving} to {fixed}").format(moving=moving.GetName(), fixed=fixed.GetName())
@@ -255,10 +287,21 @@ class SceneRegistration:
             mrml.set_transform(node, computed["transform"])
             mrml.mark_result(node)
             mrml.set_pair(node, fixed, moving)
+            run_log.write(
+                node,
+                computed["registration"],
+                computed["figures"],
+                *self._names,
+                start=self._start.name if self._start is not None else "",
+            )
             result.transform, result._written = node, _content(node)
             if self._place:
                 for placed in (moving, *_present(self._landmark_ids)):
                     _remember_placement(mrml.place_under(placed, node), result)
+        if "bspline" in computed:
+            self._finish_bspline(computed, fixed, moving, result)
+        if self._hardened:
+            self._finish_hardened(computed, moving, result)
         if "warped" in computed:
             name = _("{moving} registered").format(moving=moving.GetName())
             node = self._output("warped", name, computed, result)
@@ -278,18 +321,58 @@ class SceneRegistration:
             _beside(node, fixed)
             result.jacobian = node
 
+    def _finish_bspline(self, computed: dict, fixed, moving, result: SceneResult) -> None:
+        from .bspline import vtk_bspline
+
+        spline = computed["bspline"]
+        name = _("{moving} to {fixed} B-spline").format(moving=moving.GetName(), fixed=fixed.GetName())
+        node = self._output("bspline", name, computed, result)
+        node.SetAndObserveTransformFromParent(vtk_bspline(spline))
+        mrml.set_pair(node, fixed, moving)
+        result.bspline = node
+        result.notes.append(
+            _("The B-spline differs from the field by {p95:.2f} mm (95 % of the volume).").format(
+                p95=spline.error_p95_mm
+            )
+        )
+
+    def _finish_hardened(self, computed: dict, moving, result: SceneResult) -> None:
+        scene = slicer.mrmlScene
+        carrier = scene.AddNewNodeByClass("vtkMRMLTransformNode", "carrier")
+        try:
+            mrml.set_transform(carrier, computed["transform"])
+            mrml.mark_result(carrier)
+            for source in (moving, *_present(self._landmark_ids)):
+                name = _("{name} hardened").format(name=source.GetName())
+                copy = scene.AddNewNodeByClass(source.GetClassName(), scene.GenerateUniqueName(name))
+                kept, identifier = copy.GetName(), copy.GetID()
+                result._undo.append(lambda identifier=identifier: _remove(identifier))
+                copy.CopyContent(source)
+                copy.SetName(kept)
+                # what lies between the world and the voxels, then the result, applied for good
+                pose = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "pose")
+                pose.SetMatrixTransformToParent(mrml.vtk_matrix(mrml.pose(source)))
+                copy.SetAndObserveTransformNodeID(pose.GetID())
+                copy.HardenTransform()
+                scene.RemoveNode(pose)
+                copy.SetAndObserveTransformNodeID(carrier.GetID())
+                copy.HardenTransform()
+                copy.CreateDefaultDisplayNodes()
+                result.hardened.append(copy)
+        finally:
+            scene.RemoveNode(carrier)
+
     def _output(self, kind: str, name: str, computed: dict, result: SceneResult):
         """The node to write to: the chosen one, or a new one; its undoing is noted."""
         scene = slicer.mrmlScene
         chosen = self._outputs[kind]
         if chosen is not True and scene.IsNodePresent(chosen):
-            result._undo.append(
-                _restore_transform(chosen) if kind == "transform" else _restore_volume(chosen)
-            )
+            keep = _restore_transform if kind in ("transform", "bspline") else _restore_volume
+            result._undo.append(keep(chosen))
             return chosen
         if chosen is not True:
             result.notes.append(_("The chosen output node was deleted meanwhile; a new one was made."))
-        class_name = "vtkMRMLScalarVolumeNode"
+        class_name = "vtkMRMLBSplineTransformNode" if kind == "bspline" else "vtkMRMLScalarVolumeNode"
         if kind == "transform":
             composite = computed["transform"].after is not None
             class_name = "vtkMRMLTransformNode" if composite else "vtkMRMLGridTransformNode"
@@ -365,6 +448,7 @@ def _remove(identifier: str) -> None:
 
 def _restore_transform(node) -> Callable:
     identifier, was_result = node.GetID(), node.GetAttribute(mrml.RESULT_ATTRIBUTE)
+    run, description = node.GetAttribute(run_log.ATTRIBUTE), node.GetDescription()
     previous = node.GetTransformFromParent()
     roles = (
         slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(),
@@ -377,6 +461,8 @@ def _restore_transform(node) -> Callable:
         if node is not None:
             node.SetAndObserveTransformFromParent(previous)
             node.SetAttribute(mrml.RESULT_ATTRIBUTE, was_result)
+            node.SetAttribute(run_log.ATTRIBUTE, run)
+            node.SetDescription(description or "")
             for role, reference in pair:
                 node.SetNodeReferenceID(role, reference)
 

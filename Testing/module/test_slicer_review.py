@@ -14,7 +14,7 @@ from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
 from ProgressiveRegistrationSlicer import landmark_review as reviews
 from ProgressiveRegistrationSlicer import mrml
-from slicer_harness.fixtures import add_linear, add_points, fixed_points, scene  # noqa: F401
+from slicer_harness.fixtures import add_linear, add_points, fixed_points
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def thorax():
 
 
 @pytest.fixture
-def pair(scene, thorax):  # noqa: F811
+def pair(scene, thorax):
     """Volumes of the chest, a transform that is the truth and 4 mm more, two empty lists."""
     nodes = []
     for name, image in (("exhale", thorax.fixed), ("inhale", thorax.moving)):
@@ -133,7 +133,7 @@ def test_lists_under_the_transform_and_poses_get_points_at_the_same_anatomy(pair
     assert np.linalg.norm(here - there) == pytest.approx(4.0, abs=2.5)  # both shown in the fixed frame
 
 
-def test_two_observers_are_compared(scene):  # noqa: F811
+def test_two_observers_are_compared(scene):
     x = fixed_points()
     labels = [f"L{n}" for n in range(len(x))]
     first, second = (

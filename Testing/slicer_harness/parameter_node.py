@@ -169,6 +169,11 @@ class _Connector:
                 raise RuntimeError("a slider needs WithinRange")
             widget.minimum, widget.maximum = limits[0].minimum, limits[0].maximum
             self._property("valueChanged", "value")
+        elif parameter.type is int and kind in (qt.QSpinBox, qt.QSlider):
+            limits = [n for n in parameter.notes if isinstance(n, WithinRange)]
+            low, high = (limits[0].minimum, limits[0].maximum) if limits else (-(2**31), 2**31 - 1)
+            widget.setRange(low, high)
+            self._property("valueChanged", "value")
         elif parameter.is_enum and kind is qt.QComboBox:
             label = getattr(parameter.type, "label", lambda member: member.name)
             self._choices([(label(member), member) for member in parameter.type])

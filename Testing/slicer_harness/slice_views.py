@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import numpy as np
 import slicer
 import vtk
@@ -13,7 +15,7 @@ ORIENTATIONS = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}
 class SliceView:
     """One view: ``logic``, ``mrmlSliceNode()``, and ``image()``, what the screen would show."""
 
-    def __init__(self, application_logic, name, size=(360, 360)) -> None:
+    def __init__(self, application_logic, name, size=(360, 360), orientation=None) -> None:
         self.name, self.size = name, size
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
@@ -22,7 +24,7 @@ class SliceView:
         if logics is not None:
             logics.AddItem(self.logic)
         node = self.logic.AddSliceNode(name)
-        node.SetOrientation(ORIENTATIONS[name])
+        node.SetOrientation(orientation or ORIENTATIONS[name])
         node.SetDimensions(*size, 1)
         node.SetLayoutName(name)
         self._application_logic = application_logic
@@ -99,15 +101,54 @@ class LayoutManager:
         self._logic = application_logic
         self._views = {}
 
+    def layoutLogic(self):
+        return _LayoutLogic()
+
+    @property
+    def layout(self):
+        return _LayoutLogic().GetLayoutNode().GetViewArrangement()
+
+    def setLayout(self, number):
+        """Slicer's own layouts are all the three usual views here; others make the views that they name."""
+        node = _LayoutLogic().GetLayoutNode()
+        if number > 100 and not node.IsLayoutDescription(number):
+            raise ValueError(f"there is no layout {number}")
+        node.SetViewArrangement(number)
+        for name in self.sliceViewNames():
+            self.sliceWidget(name)
+
+    def _orientations(self):
+        node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        if node is None or node.GetViewArrangement() <= 100:
+            return ORIENTATIONS
+        text = node.GetLayoutDescription(node.GetViewArrangement())
+        views = ElementTree.fromstring(text).iter("view")
+        return {v.get("singletontag"): v.findtext("property[@name='orientation']") for v in views}
+
     def sliceViewNames(self):
-        return list(ORIENTATIONS)
+        return list(self._orientations())
 
     def sliceWidget(self, name):
         view = self._views.get(name)
         if view is None or slicer.mrmlScene.GetNodeByID(view.mrmlSliceNode().GetID()) is None:
-            view = self._views[name] = SliceView(self._logic, name)
+            orientation = self._orientations().get(name)
+            view = self._views[name] = SliceView(self._logic, name, orientation=orientation)
         return view
 
     def resetSliceViews(self):
         for name in self.sliceViewNames():
             self.sliceWidget(name).fit()
+
+    def resetThreeDViews(self):
+        pass
+
+
+class _LayoutLogic:
+    """The node that keeps the layout's number and descriptions."""
+
+    def GetLayoutNode(self):
+        node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        if node is None:
+            node = slicer.mrmlScene.AddNode(slicer.vtkMRMLLayoutNode())
+            node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+        return node

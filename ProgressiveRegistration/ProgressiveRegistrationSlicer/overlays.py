@@ -1,0 +1,140 @@
+"""What a transform does, drawn: difference of the volumes, volume change, the warped grid; with legends."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+from ProgressiveRegistrationLib.geometry import Grid
+
+from . import mrml
+from .i18n import _
+
+DIFFERENCE_HU = 500.0  # gets the deepest colour
+JACOBIAN = (0.0, 2.0)  # 1, no change, lies in the middle
+OVERLAY_MM = 3.0  # lattice of the Jacobian overlay; the Jacobian volume has the field's own
+GRID_MM = 15.0
+DIVERGING = "ProgressiveRegistration blue to red"
+DISTANCE = "ProgressiveRegistration error"
+
+
+def difference(fixed, moving) -> np.ndarray:
+    """(z, y, x) float32 HU: moving minus fixed on the fixed lattice, both placed as they are now."""
+    from .fusion import resampled
+
+    ours = slicer.util.arrayFromVolume(fixed).astype(np.float32)
+    return resampled(moving, fixed).astype(np.float32) - ours
+
+
+def jacobian(transform, fixed) -> tuple[Grid, np.ndarray]:
+    """Lattice over the fixed volume and (z, y, x) float32: the transform's Jacobian determinant on it.
+
+    The volume's non-linear parents, if it has any, are not part of the lattice.
+    """
+    cover = Grid.from_image(mrml.image_from_volume(fixed, without=transform))
+    lattice = cover.with_spacing(np.maximum(cover.spacing, OVERLAY_MM))
+    field = mrml.sampled(mrml.point_map(transform), lattice)
+    return lattice, field.jacobian_determinant()
+
+
+def diverging_table():
+    """Blue over white to red, made once a scene: white is no difference, or a Jacobian of 1."""
+    return _table(DIVERGING, [(0.13, 0.27, 0.75), (1.0, 1.0, 1.0), (0.75, 0.10, 0.13)])
+
+
+def distance_table():
+    """Cyan over yellow to red, made once a scene. Slicer's rainbows start with red."""
+    return _table(DISTANCE, [(0.0, 0.8, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
+
+
+def _table(name: str, stops: list):
+    node = slicer.mrmlScene.GetFirstNodeByName(name)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
+        node.SetTypeToUser()
+        node.SetHideFromEditors(True)
+        node.SetNumberOfColors(256)
+        node.GetLookupTable().SetTableRange(0, 255)
+        colours = np.array(stops)
+        for i in range(256):
+            colour = [np.interp(i / 255, (0, 0.5, 1), colours[:, channel]) for channel in range(3)]
+            node.SetColor(i, str(i), *colour, 1.0)
+    return node
+
+
+def add_legend(node, title: str):
+    """A colour bar in all views for a node with a colour table; None where this Slicer has none."""
+    logic = getattr(slicer, "vtkSlicerColorLogic", None)
+    if logic is None or node.GetDisplayNode() is None:
+        return None
+    legend = logic.AddDefaultColorLegendDisplayNode(node.GetDisplayNode())
+    if legend is None:
+        return None
+    legend.SetTitleText(title)
+    legend.SetLabelFormat("%.1f")
+    legend.SetNumberOfLabels(5)
+    legend.SetSize(0.12, 0.45)
+    legend.SetVisibility(True)
+    legend.SetSaveWithScene(node.GetDisplayNode().GetSaveWithScene())
+    return legend
+
+
+def remove_legend(node) -> None:
+    """Take away what ``add_legend`` added."""
+    logic = getattr(slicer, "vtkSlicerColorLogic", None)
+    if logic is None or node is None or node.GetDisplayNode() is None:
+        return
+    legend = logic.GetColorLegendDisplayNode(node)
+    if legend is not None:
+        slicer.mrmlScene.RemoveNode(legend)
+
+
+def grid_shown(transform) -> bool:
+    display = transform.GetDisplayNode() if transform is not None else None
+    return display is not None and bool(display.GetVisibility())
+
+
+def show_grid(transform, shown: bool, largest_mm: float = 30.0) -> None:
+    """Show or hide a transform as a warped grid in slice and 3D views, coloured by how far it moves (mm)."""
+    if shown:
+        transform.CreateDefaultDisplayNodes()
+    display = transform.GetDisplayNode()
+    if display is None:
+        return
+    if shown:
+        display.SetVisualizationMode(slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
+        display.SetGridSpacingMm(GRID_MM)
+        display.SetGridShowNonWarped(False)
+        display.SetAndObserveColorNodeID(distance_table().GetID())
+        display.SetScalarVisibility(True)
+        display.SetAutoScalarRange(False)
+        display.SetScalarRange(0.0, largest_mm)
+    display.SetVisibility(shown)
+    display.SetVisibility2D(shown)
+    display.SetVisibility3D(shown)
+    if shown:
+        add_legend(transform, _("Displacement (mm)"))
+    else:
+        remove_legend(transform)
+
+
+def largest_displacement(transform, fixed) -> float:
+    """mm: the farthest that a transform moves a point of the fixed volume (sampled coarsely)."""
+    cover = Grid.from_image(mrml.image_from_volume(fixed, without=transform))
+    points = cover.with_spacing(np.maximum(cover.spacing, 20.0)).points().reshape(-1, 3).astype(float)
+    return float(np.linalg.norm(mrml.point_map(transform)(points) - points, axis=1).max())
+
+
+def temporary_volume(name: str, values: np.ndarray, ijk_to_ras: np.ndarray):
+    """A volume node that is not saved with the scene."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetSaveWithScene(False)
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(np.asarray(ijk_to_ras, float).ravel())
+    node.SetIJKToRASMatrix(matrix)
+    slicer.util.updateVolumeFromArray(node, values)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetSaveWithScene(False)
+    display.SetAutoWindowLevel(False)
+    return node
