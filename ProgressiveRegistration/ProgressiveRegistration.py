@@ -24,7 +24,8 @@ class ProgressiveRegistration(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("Progressive Registration")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
-        parent.dependencies = []
+        # whose nodes the parameters name: Slicer then loads those modules first
+        parent.dependencies = ["Markups", "Segmentations", "Sequences", "Volumes", "Transforms", "Colors"]
         parent.contributors = ["The Progressive Registration authors"]
         parent.helpText = _(
             "<p>Registers two lung CT scans of one patient (inhale and exhale, baseline and follow-up) "
@@ -78,8 +79,10 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
 
         Parameters
         ----------
-        transform, warped, jacobian : True for a new node, a node to be overwritten, None for not wanted; by
-            default a new transform only.
+        transform, warped, jacobian, bspline : True for a new node, a node to be overwritten, None for not
+            wanted; by default a new transform only.
+        hardened : True for copies of the moving volume and landmarks with the transform applied.
+        initial_transform : a transform node to start from, where the lungs' positions are no help.
         fixed_region, moving_region, fixed_segment, moving_segment : where the lungs are, when they shall not
         be
             searched for.

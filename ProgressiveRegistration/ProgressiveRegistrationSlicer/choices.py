@@ -34,6 +34,8 @@ class FusionMode(Enum):
     OVERLAY = "overlay"
     CHECKERBOARD = "checkerboard"
     FLICKER = "flicker"
+    DIFFERENCE = "difference"
+    JACOBIAN = "jacobian"
 
     def label(self):
         return {
@@ -41,4 +43,6 @@ class FusionMode(Enum):
             "overlay": _("Fixed orange, moving blue"),
             "checkerboard": _("Checkerboard"),
             "flicker": _("Flicker"),
+            "difference": _("Difference in HU"),
+            "jacobian": _("Local volume change"),
         }[self.value]

@@ -6,7 +6,9 @@ import numpy as np
 import slicer
 import vtk
 
+from . import mrml, overlays
 from .choices import FusionMode
+from .i18n import _
 
 ORANGE, BLUE = (1.0, 0.65, 0.3), (0.3, 0.65, 1.0)  # half of each is grey
 NAMES = {ORANGE: "ProgressiveRegistration orange", BLUE: "ProgressiveRegistration blue"}
@@ -33,8 +35,11 @@ class Fusion:
     def stop_timer(self) -> None:
         """No longer."""
 
-    def show(self, mode: FusionMode, fixed, moving, opacity: float = 0.5) -> None:
-        """Show the pair in this mode; ``FusionMode.OFF`` or a missing volume restores the views."""
+    def show(self, mode: FusionMode, fixed, moving, opacity: float = 0.5, transform=None) -> None:
+        """Show the pair in this mode; ``FusionMode.OFF`` or a missing volume restores the views.
+
+        ``transform`` : whose volume change ``JACOBIAN`` shows; None: the one that the moving volume is under.
+        """
         if mode is FusionMode.OFF or fixed is None or moving is None or fixed is moving:
             self.restore()
             return
@@ -45,21 +50,28 @@ class Fusion:
         self.mode, self._opacity = mode, opacity
         self.stop_timer()
         self._remove_board()
-        colours = (None, None) if mode is FusionMode.CHECKERBOARD else (ORANGE, BLUE)
+        coloured = mode in (FusionMode.OVERLAY, FusionMode.FLICKER)
+        colours = (ORANGE, BLUE) if coloured else (None, None)
         for volume, colour in zip((fixed, moving), colours):
             self._colour(volume, colour)
         if mode is FusionMode.CHECKERBOARD:
             board = self._make_board(fixed, moving)
             self._set_layers(board.GetID(), None, 0.0)
+        elif mode is FusionMode.DIFFERENCE:
+            self._set_layers(self._make_difference(fixed, moving).GetID(), None, 0.0)
+        elif mode is FusionMode.JACOBIAN:
+            transform = transform or moving.GetParentTransformNode()
+            overlay = self._make_jacobian(transform, fixed) if transform is not None else None
+            self._set_layers(fixed.GetID(), overlay and overlay.GetID(), opacity)
         else:
             self._set_layers(fixed.GetID(), moving.GetID(), opacity)
         if mode is FusionMode.FLICKER:
             self.start_timer()
 
     def set_opacity(self, opacity: float) -> None:
-        """0 shows the fixed volume alone, 1 the moving one."""
+        """0 shows the fixed volume alone, 1 the moving one (or the volume change)."""
         self._opacity = opacity
-        if self.mode is FusionMode.OVERLAY:
+        if self.mode in (FusionMode.OVERLAY, FusionMode.JACOBIAN):
             self._set_opacities(opacity)
 
     def restore(self) -> None:
@@ -157,9 +169,37 @@ class Fusion:
         self._board_id = board.GetID()
         return board
 
+    def _make_difference(self, fixed, moving):
+        """Moving minus fixed in HU on the fixed lattice, blue to red, with a colour bar."""
+        matrix = vtk.vtkMatrix4x4()
+        fixed.GetIJKToRASMatrix(matrix)
+        values = overlays.difference(fixed, moving)
+        board = overlays.temporary_volume(_("Difference"), values, mrml.array_from_matrix(matrix))
+        board.SetAndObserveTransformNodeID(fixed.GetTransformNodeID())
+        limit = overlays.DIFFERENCE_HU
+        return self._coloured_board(board, -limit, limit, _("Moving - fixed (HU)"))
+
+    def _make_jacobian(self, transform, fixed):
+        """The Jacobian determinant over the fixed volume: blue shrinks, red grows from fixed to moving."""
+        lattice, values = overlays.jacobian(transform, fixed)
+        world = np.eye(4)
+        world[:3, :3], world[:3, 3] = lattice.index_to_world_matrix, lattice.origin
+        board = overlays.temporary_volume(_("Local volume change"), values, mrml.RAS_LPS @ world)
+        return self._coloured_board(board, *overlays.JACOBIAN, _("Jacobian (1: none)"))
+
+    def _coloured_board(self, board, low: float, high: float, title: str):
+        board.SetAttribute(BOARD_ATTRIBUTE, "1")
+        display = board.GetDisplayNode()
+        display.SetAndObserveColorNodeID(overlays.diverging_table().GetID())
+        display.SetWindowLevelMinMax(low, high)
+        overlays.add_legend(board, title)
+        self._board_id = board.GetID()
+        return board
+
     def _remove_board(self) -> None:
         board = slicer.mrmlScene.GetNodeByID(self._board_id) if self._board_id else None
         if board is not None:
+            overlays.remove_legend(board)
             slicer.mrmlScene.RemoveNode(board)
         self._board_id = None
 

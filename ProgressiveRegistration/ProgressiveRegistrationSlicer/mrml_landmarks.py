@@ -272,29 +272,15 @@ def _along(start: np.ndarray, vector: np.ndarray) -> np.ndarray:
 def show_error_model(model_node, largest: float) -> None:
     """Colour the error model from cyan (0) over yellow to red (``largest`` mm),
     in 3D and in the slice views."""
+    from .overlays import add_legend, distance_table  # it needs this module's sister
+
     model_node.CreateDefaultDisplayNodes()
     display = model_node.GetDisplayNode()
     display.SetActiveScalarName(SCALAR)
-    display.SetAndObserveColorNodeID(_error_colours().GetID())
+    display.SetAndObserveColorNodeID(distance_table().GetID())
     display.SetScalarVisibility(True)
     display.SetAutoScalarRange(False)
     display.SetScalarRange(0.0, max(largest, 1e-3))
     display.SetVisibility2D(True)
     display.SetSliceIntersectionThickness(2)
-
-
-def _error_colours():
-    """The colour table of errors, made once a scene. Slicer's rainbows start with red."""
-    name = "ProgressiveRegistration error"
-    node = slicer.mrmlScene.GetFirstNodeByName(name)
-    if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
-        node.SetTypeToUser()
-        node.SetHideFromEditors(True)
-        node.SetNumberOfColors(256)
-        node.GetLookupTable().SetTableRange(0, 255)
-        stops = np.array([(0.0, 0.8, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
-        for i in range(256):
-            colour = [np.interp(i / 255, (0, 0.5, 1), stops[:, channel]) for channel in range(3)]
-            node.SetColor(i, str(i), *colour, 1.0)
-    return node
+    add_legend(model_node, _("Landmark error (mm)"))

@@ -13,16 +13,20 @@ from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
-from . import installer, options
+from . import initial, installer, options, overlays, run_log
 from .background import BackgroundTask
 from .fusion_view import FusionView
 from .i18n import _
+from .lung_nodes import LungSegmentations
 from .measuring import folding_text
 from .option_list import OptionList
 from .options import load_torch
 from .parameter_node import FusionMode
 from .readiness import obstacle
+from .review_panel import ReviewPanel
 from .sequence_panel import SequenceSection
+from .settings_panel import FramesPanel, SettingsPanel
+from .shortcuts import Shortcuts
 from .tre_panel import TrePanel, add_model_node, add_table_node
 from .work import remaining_text
 
@@ -44,6 +48,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._fused = None
         self._shownOptions = None
         self._regions = {}  # name: (region node, segment) at the last update
+        self._lastFusion = FusionMode.OVERLAY
 
     def makeLogic(self):
         raise NotImplementedError
@@ -59,6 +64,10 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = self.makeLogic()
         self.fusion = FusionView()
         self.tre = TrePanel(self.ui.treSummaryLabel, self.ui.treTable)
+        self.review = ReviewPanel(self)
+        self.settings = SettingsPanel(self)
+        self.frames = FramesPanel(self)
+        self.shortcuts = Shortcuts(self)
         self._models = OptionList(self.ui.modelComboBox, lambda name: self._setParameter("modelName", name))
         self._devices = OptionList(self.ui.deviceComboBox, lambda name: self._setParameter("device", name))
         self._segments = {
@@ -79,6 +88,9 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.undoButton.connect("clicked(bool)", self.onUndoButton)
         self.ui.tableButton.connect("clicked(bool)", self.onTableButton)
         self.ui.vectorsButton.connect("clicked(bool)", self.onVectorsButton)
+        self.ui.gridButton.connect("clicked(bool)", self.onGridButton)
+        self.ui.fitButton.connect("clicked(bool)", self.onFitButton)
+        self.ui.lungsButton.connect("clicked(bool)", self.onLungsButton)
         self.ui.measureButton.connect("clicked(bool)", self.onMeasureButton)
         self.ui.reportButton.connect("clicked(bool)", self.onReportButton)
         self.ui.optionsCollapsibleButton.connect("contentsCollapsed(bool)", self.onOptionsCollapsed)
@@ -91,6 +103,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         self._abandon()
+        self.shortcuts.enable(False)
+        self.review.close()
         self.fusion.restore()
         self.tre.close()
         self.setParameterNode(None)
@@ -99,9 +113,11 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         self.initializeParameterNode()
         self.fusion.resume()
+        self.shortcuts.enable(True)
 
     def exit(self) -> None:
         self.fusion.pause()  # nothing shall blink in another module's work
+        self.shortcuts.enable(False)
         if self._parameterNode is not None and self._guiTag is not None:
             self._parameterNode.disconnectGui(self._guiTag)
             self._guiTag = None
@@ -117,6 +133,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._abandon()
         self._results.clear()
         self.fusion.forget()
+        self.review.forget()
         self.tre.close()
         self.setParameterNode(None)
 
@@ -177,7 +194,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p = self._parameterNode
         self._watchVolumes()
         self._updateApplyButton()
-        self.ui.undoButton.enabled = bool(self._results) and self._task is None
+        self._updateUndoButton()
         self.sequence.update()
         if p is None:
             return
@@ -190,7 +207,34 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         for button in (self.ui.measureButton, self.ui.reportButton):
             button.enabled = measurable and self._task is None
+        self._noteRun()
+        busy = self._task is not None
+        volumes = p.fixedVolume is not None or p.movingVolume is not None
+        self.ui.lungsButton.enabled = volumes and not busy
+        self.ui.fitButton.enabled = p.fixedLandmarks is not None and p.movingLandmarks is not None
+        self.ui.gridButton.enabled = p.evaluatedTransform is not None
+        self.review.update()
+        self.frames.update()
         self._updateFusion()
+
+    def _updateUndoButton(self) -> None:
+        button, p = self.ui.undoButton, self._parameterNode
+        button.enabled = bool(self._results) and self._task is None
+        button.toolTip = _("Put the scene back as it was before the last registration.")
+        if p is not None and not self._results and run_log.read(p.evaluatedTransform):
+            button.toolTip = _(
+                "This result was loaded with the scene: there is nothing to undo. To take it back, move the "
+                "volume out of the transform in the Data module."
+            )
+
+    def _noteRun(self) -> None:
+        """Keep the landmark error with the run that is measured, and show the run."""
+        transform = self._parameterNode.evaluatedTransform
+        if transform is not None:
+            run_log.note_errors(transform, self.tre.errors)
+        self.ui.evaluatedTransformSelector.toolTip = run_log.text(transform) or _(
+            "The transform to measure: any kind, from this module or another one."
+        )
 
     def _watchVolumes(self) -> None:
         """A volume that gets voxels or another parent may become usable, or stop being so."""
@@ -264,11 +308,15 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if p.fusionMode is not FusionMode.OFF and (p.fixedVolume is None or p.movingVolume is None):
             p.fusionMode = FusionMode.OFF  # a volume was deleted or deselected
             return
-        self.ui.opacitySlider.enabled = p.fusionMode is FusionMode.OVERLAY
-        shown = (p.fusionMode, p.fixedVolume, self._alignedVolume())
+        if p.fusionMode is not FusionMode.OFF and self.review.two_up.shown:
+            self.ui.twoUpButton.checked = False  # one or the other
+        self.ui.opacitySlider.enabled = p.fusionMode in (FusionMode.OVERLAY, FusionMode.JACOBIAN)
+        change = p.evaluatedTransform if p.fusionMode is FusionMode.JACOBIAN else None
+        shown = (p.fusionMode, p.fixedVolume, self._alignedVolume(), change)
         if shown != self._fused:
             self._fused = shown
-            self.fusion.show(*shown, p.fusionOpacity)
+            with self._errorsShown():
+                self.fusion.show(*shown[:3], p.fusionOpacity, transform=change)
         self.fusion.set_opacity(p.fusionOpacity)
 
     def _alignedVolume(self):
@@ -290,6 +338,9 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "transform": (p.outputTransform or True) if p.wantTransform else None,
             "warped": (p.warpedVolume or True) if p.wantWarped else None,
             "jacobian": (p.jacobianVolume or True) if p.wantJacobian else None,
+            "bspline": (p.bsplineTransform or True) if p.wantBSpline else None,
+            "hardened": p.wantHardened,
+            "initial_transform": p.initialTransform,
             "fixed_region": p.fixedRegion,
             "moving_region": p.movingRegion,
             "fixed_segment": p.fixedSegment,
@@ -310,10 +361,30 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         p = self._parameterNode
         with self._errorsShown():
-            if self.logic._register is None:
-                installer.ensure()
+            self.ensureInstalled()
             session = self.logic.session(p.fixedVolume, p.movingVolume, **self._options())
             self._start(session.compute, lambda computed: self._registered(session, computed))
+
+    def ensureInstalled(self) -> None:
+        """Ask for what registering needs, unless a test replaced the engine."""
+        if self.logic._register is None:
+            installer.ensure()
+
+    def pauseFusion(self) -> None:
+        """Off, because the views are wanted for something else."""
+        if self._parameterNode is not None:
+            self._parameterNode.fusionMode = FusionMode.OFF
+
+    def toggleFusion(self) -> None:
+        """Off, or the mode that was shown last."""
+        p = self._parameterNode
+        if p is None:
+            return
+        if p.fusionMode is FusionMode.OFF:
+            p.fusionMode = self._lastFusion
+        else:
+            self._lastFusion = p.fusionMode
+            p.fusionMode = FusionMode.OFF
 
     def _registered(self, session, computed) -> None:
         p = self._parameterNode
@@ -418,9 +489,49 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             sentence = _("{name} is up to date and follows the landmarks; save it as .tsv or .csv with Save.")
         self._showMessage(sentence.format(name=p.errorTable.GetName()))
 
+    def onGridButton(self, clicked=None) -> None:
+        p = self._parameterNode
+        transform = p.evaluatedTransform
+        with self._errorsShown():
+            if overlays.grid_shown(transform):
+                overlays.show_grid(transform, False)
+                return
+            volume = p.fixedVolume
+            largest = overlays.largest_displacement(transform, volume) if volume is not None else 30.0
+            overlays.show_grid(transform, True, max(1.0, largest))
+
+    def onFitButton(self, clicked=None) -> None:
+        p = self._parameterNode
+        with self._errorsShown():
+            p.initialTransform, sentence = initial.fit_to_landmarks(p.fixedLandmarks, p.movingLandmarks)
+            self._showMessage(sentence)
+
+    def onLungsButton(self, clicked=None) -> None:
+        p = self._parameterNode
+        chosen = {"fixedRegion": p.fixedVolume, "movingRegion": p.movingVolume}
+        chosen = {name: volume for name, volume in chosen.items() if volume is not None}
+
+        def show(found):
+            with self._errorsShown():
+                nodes = work.finish(found)
+                for name, node in zip(chosen, nodes):
+                    setattr(p, name, node)
+                litres = ", ".join(f"{lungs.volume_litres:.2f} l" for lungs in found)
+                notes = [note for lungs in found for note in lungs.notes]
+                self._showMessage(
+                    " ".join(
+                        [_("Lungs of {litres}; edit them in Segment Editor.").format(litres=litres), *notes]
+                    )
+                )
+
+        with self._errorsShown():
+            work = LungSegmentations(list(chosen.values()))
+            self._start(work.compute, show)
+
     def onVectorsButton(self, clicked=None) -> None:
         p = self._parameterNode
         if p.errorModel is not None:
+            overlays.remove_legend(p.errorModel)
             slicer.mrmlScene.RemoveNode(p.errorModel)
         elif self.tre.errors is None:
             self._showMessage(self.tre.message, problem=True)

@@ -22,7 +22,8 @@ def obstacle(parameters) -> tuple[str, str]:
         return _("Select a moving volume"), _("The moving volume is the one that is aligned.")
     if fixed is moving:
         return _("Fixed and moving are the same"), _("Select two different volumes.")
-    if not (parameters.wantTransform or parameters.wantWarped or parameters.wantJacobian):
+    wanted = ("wantTransform", "wantWarped", "wantJacobian", "wantBSpline", "wantHardened")
+    if not any(getattr(parameters, name) for name in wanted):
         return _("Choose at least one output"), _(
             "Tick a transform, a registered volume or a Jacobian volume."
         )

@@ -442,8 +442,13 @@ def _remember_placement(placement, result: SceneResult) -> None:
 
 def _remove(identifier: str) -> None:
     node = slicer.mrmlScene.GetNodeByID(identifier)
-    if node is not None:
-        slicer.mrmlScene.RemoveNode(node)
+    if node is None:
+        return
+    if node.IsA("vtkMRMLDisplayableNode"):  # its display nodes would stay
+        for display in [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]:
+            if display is not None:
+                slicer.mrmlScene.RemoveNode(display)
+    slicer.mrmlScene.RemoveNode(node)
 
 
 def _restore_transform(node) -> Callable:

@@ -110,6 +110,19 @@ class IOManager:
         return written
 
 
+class _Settings:
+    """What a QSettings is asked for, without a file."""
+
+    def __init__(self) -> None:
+        self._values = {}
+
+    def value(self, key, default=None):
+        return self._values.get(key, default)
+
+    def setValue(self, key, value):
+        self._values[key] = value
+
+
 class Application(Signals):
     applicationName = "slicer-core with stand-ins"
     majorVersion, minorVersion = 5, 11
@@ -122,6 +135,7 @@ class Application(Signals):
         self._io = IOManager(self)
         self._module_manager = Signals()
         self._layout_manager = None
+        self._settings = _Settings()
         self.temporaryPath = tempfile.gettempdir()
         self.logics = {}
 
@@ -137,7 +151,7 @@ class Application(Signals):
         scene.SetDataIOManager(inout)
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
-        colors = slicer.vtkMRMLColorLogic()
+        colors = slicer.vtkSlicerColorLogic()
         colors.SetMRMLScene(scene)
         self._logic.SetModuleLogic("Colors", colors)
         self.logics["colors"] = colors
@@ -183,6 +197,9 @@ class Application(Signals):
             testingEnabled = True
 
         return Options()
+
+    def userSettings(self):
+        return self._settings
 
     def translate(self, context, text):
         return text
