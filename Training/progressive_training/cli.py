@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Optional
 
@@ -24,14 +26,41 @@ def train(
     resume: bool = typer.Option(False, help="Continue the run's latest checkpoint."),
     start_from: Optional[Path] = typer.Option(None, help="Begin with another run's checkpoint."),  # noqa: UP045
     until: Optional[int] = typer.Option(None, help="Stop (with a checkpoint) at this iteration."),  # noqa: UP045
+    minutes: float = typer.Option(
+        math.inf, min=0.1, help="Stop in time for a checkpoint, to --resume later."
+    ),
+    profile: bool = typer.Option(False, help="Only measure what an iteration of each level costs here."),
+    profile_iterations: int = typer.Option(200, min=1, help="How many of each level --profile measures."),
 ) -> None:
     """Train as CONFIG says (the default command)."""
+    deadline = time.monotonic() + 60 * minutes
     from .config import read_config
     from .trainer import Trainer
 
     trainer = Trainer(read_config(config), progress=sys.stderr.isatty())
-    reached = trainer.run(resume=resume, start_from=start_from, until=until)
-    trainer.report(f"Trained to iteration {reached}: {trainer.config.run_folder}")
+    if profile:
+        from .profiling import profile as measure
+
+        measure(trainer, profile_iterations)
+        return
+    reached = trainer.run(resume=resume, start_from=start_from, until=until, deadline=deadline)
+    done = f"Trained to iteration {reached}" if not trainer.stop_reason else f"At iteration {reached}"
+    trainer.report(f"{done} of {trainer.total}: {trainer.config.run_folder}")
+
+
+@app.command()
+def prepare(config: Path = typer.Argument(..., help="YAML configuration, see Training/configs.")) -> None:
+    """Fill the cache of CONFIG, so that training begins at once (on a machine that costs more, say)."""
+    from .config import read_config
+    from .dataset import prepare_data
+    from .phantoms import PhantomStore
+
+    chosen = read_config(config)
+    cache, options = chosen.path(chosen.data.cache), chosen.sampling.augmentation
+    folders, held_out = prepare_data(chosen, typer.echo)
+    if options.phantom_share:
+        PhantomStore(cache / "phantoms", options.phantoms, chosen.data.window, typer.echo)
+    typer.echo(f"Prepared {len(folders)} scan(s) to train on and {len(held_out)} to validate on in {cache}")
 
 
 @app.command()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GROWTH_SAMPLES = 4
+LEAST_RESERVE = 10.0  # seconds before a deadline, for an iteration and the last checkpoint
 
 
 class TrainingStopped(ProgressiveRegistrationError):
@@ -62,6 +63,7 @@ class Trainer:
             )
         self.fabric, self.precision = build_fabric(config.hardware)
         self.stop_reason = ""
+        self.deadline, self._reserve = math.inf, LEAST_RESERVE
         # What the weights were trained on, for the model card; None: an older checkpoint does not tell.
         self.scans: list[str] | None = []
 
@@ -180,7 +182,9 @@ class Trainer:
             raise TrainingStopped(
                 f"The weights are not finite at iteration {self.iteration}; {self._last_good()}"
             )
+        began = time.monotonic()
         checkpoint.save(path, groups, state)
+        self._reserve = max(self._reserve, LEAST_RESERVE + 2 * (time.monotonic() - began))
         checkpoint.prune(folder, self.config.output.keep)
         if self.config.mirror_folder:
             checkpoint.mirror(path, self.config.mirror_folder)
@@ -250,11 +254,19 @@ class Trainer:
 
     # Running ------------------------------------------------------------------------------------------------
 
-    def run(self, resume: bool = False, start_from: Path | None = None, until: int | None = None) -> int:
+    def run(
+        self,
+        resume: bool = False,
+        start_from: Path | None = None,
+        until: int | None = None,
+        deadline: float = math.inf,
+    ) -> int:
         """Train to the end of the schedule (or to ``until``); returns the iteration reached.
 
         ``resume``: from the run's latest checkpoint. ``start_from``: begin this run with another checkpoint.
+        ``deadline``: by ``time.monotonic()``; training stops so that its checkpoint is written by then.
         """
+        self.deadline = deadline
         self.fabric.launch()
         found = checkpoint.checkpoints(self.checkpoint_folder)
         if found and not resume:
@@ -288,6 +300,12 @@ class Trainer:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self.iteration
+
+    def _stopping(self) -> bool:
+        """Was a signal received, or is the time over but for writing a checkpoint?"""
+        if not self.stop_reason and time.monotonic() + self._reserve > self.deadline:
+            self.stop_reason = "the time that it was given is over; --resume goes on"
+        return bool(self.stop_reason)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stop_reason = "signal received"
@@ -334,20 +352,21 @@ class Trainer:
             self.steps[self.schedule.finest(t)] += 1
             taken = time.monotonic() - began
             self.seconds += taken
+            self._reserve = max(self._reserve, LEAST_RESERVE + 2 * taken)
             log.step(t, loss, zero, taken, self.rates.at(self.schedule, t, self.total), self._weights(t))
             if output.snapshot_every and self.iteration % output.snapshot_every == 0:
                 self._or_warn("snapshot", self._snapshot)
             # Who stops training, often with a deadline, does not wait for what is only to be looked at.
-            stopping = self._anywhere(bool(self.stop_reason))
+            stopping = self._anywhere(self._stopping())
             if not stopping:
                 self._look(log)
                 due = output.checkpoint_every and self.iteration % output.checkpoint_every == 0
                 if due or time.monotonic() - last_save > 60 * output.checkpoint_minutes:
                     self._or_warn("checkpoint", self.save)
                     last_save = time.monotonic()
-                stopping = self._anywhere(bool(self.stop_reason))
+                stopping = self._anywhere(self._stopping())
             if stopping:
-                reason = self.stop_reason or "another process received a signal"
+                reason = self.stop_reason or "another process stops"
                 self.report(f"Stopping after iteration {self.iteration}: {reason}.")
                 break
 
@@ -483,7 +502,7 @@ class Trainer:
             errors, zeros = [], []
             scans = len(self.held_out.store)
             for number in range(self.config.validation.samples * scans):
-                if self.stop_reason:
+                if self._stopping():
                     return None
                 sample = self.held_out.sample(
                     number, image_side(finest), EVALUATION_SIDE, scan=number % scans
@@ -494,7 +513,7 @@ class Trainer:
                 zeros.append(zero)
             result.update({"lung_error_mm": float(np.mean(errors)), "zero_field_mm": float(np.mean(zeros))})
         for pair in self.pairs:
-            if self.stop_reason:
+            if self._stopping():
                 return None
             side = image_side(finest)
             images = pool_to(pair.images, side)
