@@ -91,12 +91,11 @@ def register(
     model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network,
         box-to-box affine only.
     device : auto, cpu, cuda, cuda:N, mps.
-        lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine
-            map between the two
-        boxes, which matches the lungs' centre and spread; "shared": one box around both, as the paper
-        (section II-G); or a (fixed, moving) pair of ``Box``.
+    lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine
+        map between the two boxes, which matches the lungs' centre and spread; "shared": one box around both,
+        as the paper (section II-G); or a (fixed, moving) pair of ``Box``.
     preset : "fast" (the network alone, the paper's mode), "balanced" or "accurate" (see ``presets.py``).
-        fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
+    fixed_mask, moving_mask : optional images above 0 in the lungs; without them the lungs are found.
     names : what notes and errors call the images; mask_names : their masks.
     progress : called with (stage, fraction of the whole job, text).
     cancelled : polled between stages and inside long ones.
