@@ -47,7 +47,7 @@ format: $(VENV)/everything.installed
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/everything.installed
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
