@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from . import __version__
 from .cli_clinic import add_commands as add_clinic
 from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
@@ -69,6 +70,21 @@ REPORT = option(Options, "report")
 FIXED, FIXED_MASK, FIXED_SERIES, MOVING_SERIES = (
     option(PairFiles, name) for name in ("fixed", "fixed_mask", "fixed_series", "moving_series")
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"progressive-registration {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_tell_version, help="Print the version and exit."
+    ),
+) -> None:
+    """Options that need no command."""
 
 
 def guarded(command):

@@ -36,3 +36,10 @@ def test_the_changes_have_it():
 def test_cmake_states_none_of_its_own(name):
     """Slicer gives an extension its revision; a number here would be a second one to keep."""
     assert __version__ not in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_command_line_tells_it(capsys):
+    from ProgressiveRegistrationLib import cli
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"progressive-registration {__version__}\n"
