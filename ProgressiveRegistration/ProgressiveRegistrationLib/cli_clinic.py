@@ -29,6 +29,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         fixed_mask: Optional[Path] = cli.FIXED_MASK,
         output: Path = typer.Option(..., "--output", "-o", help="Folder for the maps.", show_default=False),
         smoothing: float = typer.Option(4.0, help="Smoothing of the HU for the air-based map, mm."),
+        jacobian_smoothing: float = typer.Option(6.0, help="Smoothing of the Jacobian determinant, mm."),
         mass_correction: bool = typer.Option(
             True, "--mass-correction/--no-mass-correction", help="Of the air-based map."
         ),
@@ -46,7 +47,13 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         exhale, inhale = read_image(fixed), read_image(moving)
         lungs = find_lungs(exhale, mask=fixed_mask and read_volume(fixed_mask), name=str(fixed))
         found = measure(
-            exhale, inhale, mapping, lungs.mask, smoothing_mm=smoothing, mass_correction=mass_correction
+            exhale,
+            inhale,
+            mapping,
+            lungs.mask,
+            smoothing_mm=smoothing,
+            jacobian_smoothing_mm=jacobian_smoothing,
+            mass_correction=mass_correction,
         )
         with staged_folder(output) as folder:
             for which in ("jacobian", "hu"):

@@ -15,6 +15,7 @@ IMAGE_ENDINGS = (".nrrd", ".nii.gz", ".mha")
 TRANSFORM, FIELD = "transform", "displacement"
 WARPED, WARPED_LABELS, WARPED_LANDMARKS = "warped", "warped_labels", "warped_landmarks"
 REPORT = "report"
+UNCERTAINTY = "uncertainty"
 
 
 def transform_file(ending: str, name: str | None = None) -> str:

@@ -34,6 +34,7 @@ from .transforms import Transform, map_points, read_transform
 
 if TYPE_CHECKING:  # it brings torch
     from .registration import Registration
+    from .uncertainty import Uncertainty
 
 MUCH_FOLDING = 0.1  # percent of the lung, from which on a note tells it
 # Shares of the time, for the progress bar only.
@@ -42,6 +43,7 @@ SHARES = {
     "registering": 40.0,
     "registering_back": 40.0,
     "quality": 3.0,
+    "uncertainty": 4.0,
     "writing": 7.0,
     "pictures": 5.0,
 }
@@ -117,7 +119,8 @@ def register_files(
     """
     job.options.check()
     back = job.options.inverse_consistency
-    work = Work({k: v for k, v in SHARES.items() if back or k != "registering_back"}, progress, cancelled)
+    unused = {"registering_back": not back, "uncertainty": not job.options.uncertainty}
+    work = Work({k: v for k, v in SHARES.items() if not unused.get(k)}, progress, cancelled)
     began = time.perf_counter()
     from . import registration  # noqa: F401 (brings torch: its time is told apart)
 
@@ -135,8 +138,16 @@ def register_files(
                 cancelled=work.cancelled,
                 **inputs.landmarks.figures(),
             )
+        doubt = None
+        if job.options.uncertainty:
+            doubt = _uncertainty(inputs, result, backward, job.options.device, work)
+        if doubt is not None:
+            figures["uncertainty"] = doubt.figures
         with work.stage("writing", "Warping and writing"):
             outputs = _write_results(job, inputs, result, figures, folder)
+            if doubt is not None:
+                outputs[formats.UNCERTAINTY] = formats.UNCERTAINTY + job.options.image_format
+                write_image(doubt.image(), folder / outputs[formats.UNCERTAINTY])
         report = registration_report(result, figures)
         report["inputs"] = _described(job, inputs)
         report["notes"] += [
@@ -146,8 +157,27 @@ def register_files(
         ]
         report["command"] = job.command
         scene = (inputs.fixed, inputs.moving, result.field, result.fixed_lungs.mask)
-        _finish(report, outputs, folder, job.final or job.output, scene, work, html=job.options.report)
+        final = job.final or job.output
+        _finish(report, outputs, folder, final, scene, work, html=job.options.report, doubt=doubt)
         return report
+
+
+def _uncertainty(
+    inputs: Inputs, result: Registration, backward: Registration | None, device: str, work: Work
+) -> Uncertainty:
+    from .network.model import choose_device
+    from .uncertainty import uncertainty
+
+    with work.stage("uncertainty", "Mapping the uncertainty"):
+        return uncertainty(
+            inputs.fixed,
+            inputs.moving,
+            result.field,
+            result.fixed_lungs.mask,
+            backward=backward and backward.field,
+            device=str(choose_device(device)),
+            cancelled=work.cancelled,
+        )
 
 
 def _registered(job: Job, inputs: Inputs, work: Work) -> tuple[Registration, Registration | None]:
@@ -347,13 +377,14 @@ def _finish(
     work: Work,
     *,
     html: bool,
+    doubt: Uncertainty | None = None,
 ) -> None:
     """Complete the report and write it into ``folder``, whose files will be in ``final``."""
     fixed, moving, mapping, mask = scene
     drawn = None
     if html:
         with work.stage("pictures", "Drawing the report"):
-            drawn = draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"])
+            drawn = draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"], doubt=doubt)
         outputs["html"] = f"{formats.REPORT}.html"
     outputs["report"] = f"{formats.REPORT}.json"
     final = Path(final).absolute()

@@ -81,6 +81,9 @@ class Options:
     inverse_consistency: bool = _field(
         FLAG, "Register the other way too, and measure how the two agree.", False
     )
+    uncertainty: bool = _field(
+        FLAG, "Map the error to expect in the lungs: uncertainty.nrrd, and where not to trust it.", False
+    )
     report: bool = _field(FLAG, "Write report.html beside report.json.", True)
 
     def check(self) -> None:

@@ -35,6 +35,7 @@ from .transforms import Transform
 from .zones import NAMES, lung_zones
 
 SPACING_MM = 2.5
+JACOBIAN_SMOOTHING_MM = 6.0  # of the Jacobian: without it a field's unevenness shows, not the lung's
 SMOOTHING_MM = 4.0  # sd of the Gaussian for both HU images, inside the lungs
 VESSEL_HU = -250.0  # above it, no air to speak of: vessels, consolidation, the lungs' rim
 AIR_HU = -980.0  # below it, next to no tissue to see a change by: airways, bullae
@@ -74,6 +75,7 @@ def ventilation(
     *,
     to_exhale: Transform | None = None,
     smoothing_mm: float = SMOOTHING_MM,
+    jacobian_smoothing_mm: float = JACOBIAN_SMOOTHING_MM,
     mass_correction: bool = True,
 ) -> Ventilation:
     """Specific ventilation from exhale to inhale.
@@ -84,6 +86,8 @@ def ventilation(
     to_inhale : from the reference image to the inhale image; ``to_exhale``: from the reference image to the
         exhale image, None: the exhale image is the reference.
     lung_mask : above 0 in the reference's lungs.
+    smoothing_mm, jacobian_smoothing_mm : sd of a Gaussian inside the lungs, for both HU images and for the
+        Jacobian determinant; 0: none.
 
     Returns
     -------
@@ -121,11 +125,18 @@ def ventilation(
     air &= (e > AIR_HU) & (i > AIR_HU)
     with np.errstate(divide="ignore", invalid="ignore"):
         hu = np.where(air, 1000 * (i - e) / (e * (i + 1000)), np.nan).astype(np.float32)
-    jacobian = np.where(known, change - 1, np.nan).astype(np.float32)
+    even = _smoothed(np.where(known, change, 0.0), known, grid, jacobian_smoothing_mm)
+    jacobian = np.where(known, even - 1, np.nan).astype(np.float32)
     bounds = Box.around(Grid.from_image(exhale if to_exhale is None else inhale).corners())
     zones = lung_zones(grid.image(lungs.astype(np.uint8)), float(bounds.centre[0]))
     figures = _figures(jacobian, hu, zones, grid)
-    figures.update(mass_factor=factor, smoothing_mm=smoothing_mm, defect_below=DEFECT, notes=[])
+    figures.update(
+        mass_factor=factor,
+        smoothing_mm=smoothing_mm,
+        jacobian_smoothing_mm=jacobian_smoothing_mm,
+        defect_below=DEFECT,
+        notes=[],
+    )
     grown = float(np.nanmean(jacobian))
     if abs(grown) < LEAST_CHANGE:
         figures["notes"].append(
@@ -214,6 +225,8 @@ def _seen(image: sitk.Image, transform: Transform | None, grid: Grid) -> np.ndar
 
 def _smoothed(values: np.ndarray, inside: np.ndarray, grid: Grid, sd_mm: float) -> np.ndarray:
     """Gaussian mean over ``inside`` alone."""
+    if sd_mm <= 0:
+        return values
     sigma = [sd_mm / s for s in grid.spacing[::-1]]
     weight = ndimage.gaussian_filter(inside.astype(np.float64), sigma, truncate=3)
     total = ndimage.gaussian_filter(np.where(inside, values, 0.0), sigma, truncate=3)

@@ -50,9 +50,9 @@ def registered(folder: Path, seed: int, preset: str, pair: ThoraxPair) -> dict[s
     if not all(file.is_file() for file in files.values()):
         fixed, moving = pair.fixed, pair.moving
         made = {
-            "there": register(fixed, moving, refinement=preset, device="cpu").field,
-            "back": register(moving, fixed, refinement=preset, device="cpu").field,
-            "network": register(fixed, moving, device="cpu").field,
+            "there": register(fixed, moving, preset=preset, device="cpu").field,
+            "back": register(moving, fixed, preset=preset, device="cpu").field,
+            "network": register(fixed, moving, preset="fast", device="cpu").field,
         }
         for name, field in made.items():
             field.write(files[name])

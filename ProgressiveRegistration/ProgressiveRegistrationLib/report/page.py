@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +16,10 @@ from ..statistics import STATISTICS, TAIL, WHEN
 from ..transforms import Transform
 from . import pictures
 from .content import to_json
+from .uncertainty_pictures import doubt_planes, doubt_scale
+
+if TYPE_CHECKING:
+    from ..uncertainty import Uncertainty
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -27,6 +31,7 @@ def draw(
     *,
     lung_mask: sitk.Image | None = None,
     landmarks: list[dict] | None = None,
+    doubt: Uncertainty | None = None,
 ) -> dict:
     """All pictures of a report as data addresses and SVG, for ``render``."""
     planes = []
@@ -52,6 +57,9 @@ def draw(
     if landmarks:
         before, after = (np.array([row[f"{when}_mm"] for row in landmarks]) for when in ("before", "after"))
         out["histogram"] = pictures.histogram_svg(before, after)
+    out["doubt"] = None
+    if doubt is not None and lung_mask is not None:
+        out["doubt"] = {"planes": doubt_planes(fixed, lung_mask, doubt), "scale": doubt_scale()}
     return out
 
 
@@ -80,6 +88,7 @@ def render(report: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
         planes=drawn["planes"],
         scale=drawn["scale"],
         histogram=drawn["histogram"],
+        doubt=drawn["doubt"],
         rows=rows,
         longest=longest,
         stages=seconds,

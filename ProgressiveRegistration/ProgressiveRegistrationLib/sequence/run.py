@@ -344,10 +344,12 @@ def _evaluate(
         )
         report["ventilation"] = {"exhale": phases[empty].name, "inhale": phases[full].name, **breath.figures}
         report["notes"] += breath.figures["notes"]
+    from ..network.model import choose_device
+
     say("uncertainty", 0.92, "Mapping the uncertainty")
     moves = [entry.get("displacement_mm", {}).get("mean", -1.0) for entry in report["phases"]]
     far = int(np.argmax(moves))
-    device = next(entry["device"] for entry in report["phases"] if "device" in entry)
+    device = str(choose_device(sequence.settings.device))
     doubt = uncertainty(fixed, images[far], fields[far], mask, device=device, cancelled=say.cancelled)
     report["uncertainty"] = {"phase": phases[far].name, **doubt.figures}
     return Result(

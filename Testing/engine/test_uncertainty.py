@@ -1,0 +1,127 @@
+"""The uncertainty map: high where a registration is off, and the signed report that shows it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.images import write_image
+from ProgressiveRegistrationLib.phantom.pair import ThoraxPair, breathing_thorax
+from ProgressiveRegistrationLib.uncertainty import SIGNS, uncertainty
+from scipy.stats import spearmanr
+from small_pair import model_options, run, write_small_pair
+from small_pair import pair as small_pair
+
+
+@pytest.fixture(scope="module")
+def pair() -> ThoraxPair:
+    return breathing_thorax(31, size=(96, 80, 80), spacing=(3.5, 3.5, 4.0), tips=2500, landmarks=60)
+
+
+@pytest.fixture(scope="module")
+def spoiled(pair) -> tuple[DisplacementField, np.ndarray]:
+    """The true field with a smooth error of up to 8 mm in the right lung; and where its middle is."""
+    grid = pair.field.grid
+    centre = np.array([-70.0, 20.0, 0.0])
+    bump = np.exp(-((np.linalg.norm(grid.points() - centre, axis=-1) / 28) ** 2) / 2)
+    error = bump[..., None] * np.array([4.0, 4.0, 5.6])
+    return DisplacementField(grid, pair.field.displacement + error.astype(np.float32)), centre
+
+
+def test_spoiled_place_is_found_without_being_told(pair, spoiled):
+    field, centre = spoiled
+    found = uncertainty(pair.fixed, pair.moving, field, pair.fixed_lungs)
+    places = found.grid.points()[np.isfinite(found.expected)]
+    true = np.linalg.norm(field.sample(places) - pair.field.sample(places), axis=1)
+    expected = found.expected[np.isfinite(found.expected)]
+    assert expected[true > 5].mean() > 2 * expected[true < 0.5].mean()
+    clean = uncertainty(pair.fixed, pair.moving, pair.field, pair.fixed_lungs)
+    assert clean.figures["mean_mm"] < found.figures["mean_mm"]
+    assert found.at(np.array([centre, [500.0, 0, 0]]))[0] > clean.at(centre[None])[0]
+    assert np.isnan(found.at(np.array([[500.0, 0, 0]]))).all()
+
+
+def test_registering_back_counts_where_it_disagrees(pair):
+    mask, field = pair.fixed_lungs, pair.field
+    good = uncertainty(pair.fixed, pair.moving, field, mask, backward=pair.inverse_field)
+    off = pair.inverse_field.displacement + np.float32(6)
+    bad = uncertainty(
+        pair.fixed, pair.moving, field, mask, backward=DisplacementField(pair.inverse_field.grid, off)
+    )
+    assert bad.figures["mean_mm"] > good.figures["mean_mm"]
+
+
+def test_model_says_how_it_did_on_phantoms_it_was_not_fitted_on():
+    from ProgressiveRegistrationLib.uncertainty import MODEL
+
+    model = json.loads(MODEL.read_text(encoding="utf-8"))
+    for name, signs in (("forward_only", SIGNS[:-1]), ("with_backward", SIGNS)):
+        entry = model[name]
+        assert tuple(entry["signs"]) == signs
+        assert np.all(np.diff(entry["errors_mm"]) >= 0)
+        assert np.all(np.diff(entry["scores"]) > 0)
+        for checked in entry["checked"].values():  # results, spoiled results, the network alone
+            assert min(checked["rank_correlation"]) >= 0.6
+            expected, true = np.array(checked["reliability"]).T[:2]
+            assert spearmanr(expected, true)[0] > 0.95
+
+
+def test_register_maps_it_where_asked_for(capsys, tmp_path):
+    write_small_pair(tmp_path)
+    given = ["register", *small_pair(tmp_path), *model_options(tmp_path), "-q"]
+    assert run(capsys, *given, "-o", tmp_path / "plain")[0] == 0
+    assert run(capsys, *given, "-o", tmp_path / "out", "--uncertainty", "--inverse-consistency")[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["uncertainty"]["backward"]
+    assert report["uncertainty"]["mean_mm"] > 0
+    image = sitk.ReadImage(str(tmp_path / "out" / "uncertainty.nrrd"))
+    assert sitk.GetArrayViewFromImage(image).max() == pytest.approx(report["uncertainty"]["max_mm"], abs=1e-3)
+    assert "Where not to trust it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Where not to trust it" not in (tmp_path / "plain" / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "plain" / "uncertainty.nrrd").exists()
+
+
+def test_quality_report_names_what_is_outside_its_tolerance(capsys, pair, spoiled, tmp_path):
+    write_image(pair.fixed, tmp_path / "fixed.nrrd")
+    write_image(pair.moving, tmp_path / "moving.nrrd")
+    (tmp_path / "result").mkdir()
+    spoiled[0].write(tmp_path / "result" / "displacement.nrrd")
+    sides = {"fixed": pair.fixed, "moving": pair.moving}
+    report = {
+        "inputs": {
+            side: {"path": str(tmp_path / f"{side}.nrrd"), "size": list(image.GetSize())}
+            for side, image in sides.items()
+        },
+        "outputs": {"transform": "/moved/since/displacement.nrrd"},
+        "notes": ["Look here."],
+        "preset": "balanced",
+    }
+    (tmp_path / "result" / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    code, printed, _ = run(capsys, "qa", tmp_path / "result", "-o", tmp_path / "qa", "--json", "-q")
+    assert code == 0
+    found = json.loads(printed)
+    verdicts = {check["name"]: check["verdict"] for check in found["checks"]}
+    assert verdicts["Landmarks (TRE)"] == "not measured"
+    assert verdicts["Inverse consistency"] == "not measured"
+    assert verdicts["Lungs overlap (Dice)"] == "within"
+    assert found["inputs"]["fixed"]["sha256"] != found["inputs"]["moving"]["sha256"]
+    assert (tmp_path / "qa" / "qa.pdf").read_bytes().startswith(b"%PDF")
+    page = (tmp_path / "qa" / "qa.html").read_text(encoding="utf-8")
+    for words in ("TG-132", "Where not to trust it", "not acceptable", "Signature", "Look here."):
+        assert words in page
+
+
+def test_quality_report_of_nothing_or_of_other_images_is_refused(capsys, pair, tmp_path):
+    code, _, err = run(capsys, "qa", tmp_path, "-o", tmp_path / "qa", "-q")
+    assert code == 3
+    assert "give a folder that register or sequence wrote" in err
+    write_image(pair.fixed, tmp_path / "a.nrrd")
+    inputs = {side: {"path": str(tmp_path / "a.nrrd"), "size": [1, 2, 3]} for side in ("fixed", "moving")}
+    report = {"inputs": inputs, "outputs": {"transform": "t.h5"}}
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    code, _, err = run(capsys, "qa", tmp_path, "-o", tmp_path / "qa", "-q")
+    assert code == 3
+    assert "its size has changed" in err
