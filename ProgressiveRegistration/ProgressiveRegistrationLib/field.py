@@ -35,6 +35,15 @@ class DisplacementField:
     grid : where u is stored.
     displacement : (z, y, x, 3) float32, mm, vectors x, y, z in LPS; trilinear between voxels.
     outside : the map past the grid, or None: then u keeps the value of the nearest border voxel.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grid = Grid((8, 8, 8), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    >>> field = DisplacementField(grid, np.full((8, 8, 8, 3), (0.0, 0.0, 5.0)))
+    >>> field.warp_points([[4.0, 4.0, 4.0]]).tolist()
+    [[4.0, 4.0, 9.0]]
+    >>> field.inverse().warp_points([[4.0, 4.0, 9.0]]).round(3).tolist()
+    [[4.0, 4.0, 4.0]]
     """
 
     grid: Grid

@@ -45,7 +45,19 @@ class Grid:
 
     @classmethod
     def from_image(cls, image: sitk.Image) -> Grid:
-        """The grid of a 3D image."""
+        """The grid of a 3D image.
+
+        Examples
+        --------
+        >>> import SimpleITK as sitk
+        >>> image = sitk.Image(40, 30, 20, sitk.sitkInt16)
+        >>> image.SetSpacing((1.0, 1.0, 2.5))
+        >>> grid = Grid.from_image(image)
+        >>> grid.size, grid.shape
+        ((40, 30, 20), (20, 30, 40))
+        >>> grid.index_to_world([39, 0, 19]).tolist()
+        [39.0, 0.0, 47.5]
+        """
         if image.GetDimension() != 3:
             raise InputError(f"A 3D image is needed; this one has {image.GetDimension()} dimensions.")
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
@@ -224,7 +236,13 @@ class Box:
 
     def grid(self, size: int | tuple[int, int, int] = 128) -> Grid:
         """Cell-centred grid of ``size`` cells that fill the box:
-        no half-voxel shift when cells are pooled."""
+        no half-voxel shift when cells are pooled.
+
+        Examples
+        --------
+        >>> Box((0, 0, 0), (256, 128, 64)).grid(64).spacing
+        (4.0, 2.0, 1.0)
+        """
         size = np.broadcast_to(size, 3)
         spacing = self.extent / size
         return Grid(tuple(size), tuple(spacing), tuple(np.asarray(self.lower) + spacing / 2))

@@ -50,6 +50,12 @@ def read_image(
     InputError : missing, unreadable or truncated file; not 3D; several values per voxel; too few slices; NaN
         or infinite or constant values; several like-sized series; missing slices; several volumes in one
         series.
+    Examples
+    --------
+    >>> sitk.WriteImage(sitk.GaussianSource(size=[40, 30, 20], spacing=[1.0, 1.0, 2.5]), "scan.nrrd")
+    >>> image = read_image("scan.nrrd")
+    >>> image.GetSize(), image.GetSpacing()
+    ((40, 30, 20), (1.0, 1.0, 2.5))
     """
     return check_image(_read(path, series, option), str(path))
 

@@ -125,6 +125,13 @@ def read_landmarks(
     Raises
     ------
     InputError : missing, unreadable or empty file, unknown ending or frame, DIR-Lab file without an image.
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("points.csv").write_text("label,x_ras,y_ras,z_ras\\ncarina,2.5,-31,-118\\n")
+    >>> landmarks = read_landmarks("points.csv")
+    >>> landmarks.labels, landmarks.points.tolist()
+    (['carina'], [[-2.5, 31.0, -118.0]])
     """
     path = Path(path)
     kind = _kind(path)

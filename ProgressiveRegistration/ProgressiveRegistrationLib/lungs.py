@@ -67,6 +67,13 @@ def find_lungs(
     Raises
     ------
     NoLungError : nothing in the image looks like a lung, or the mask is empty.
+    Examples
+    --------
+    >>> from ProgressiveRegistrationLib import breathing_thorax
+    >>> pair = breathing_thorax(1, size=(96, 96, 96), spacing=(3.5, 3.5, 3.2), landmarks=1)
+    >>> lungs = find_lungs(pair.fixed)
+    >>> 2 < lungs.volume_litres < 8, bool(lungs.box.extent.min() > 100)
+    (True, True)
     """
     if mask is not None:
         return _from_mask(image, mask, name, mask_name or f"of {name}")

@@ -77,6 +77,13 @@ def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Lan
     Raises
     ------
     InputError : different counts, or names that agree for some landmarks but not for all.
+    Examples
+    --------
+    >>> fixed = Landmarks([[0, 0, 0], [1, 1, 1]], ["carina", "apex"])
+    >>> moving = Landmarks([[1, 1, 9], [0, 0, 8]], ["apex", "carina"])
+    >>> x, y, how = match_landmarks(fixed, moving)
+    >>> how, x.labels, y.points.tolist()
+    ('label', ['carina', 'apex'], [[0.0, 0.0, 8.0], [1.0, 1.0, 9.0]])
     """
     counts = [len(landmarks) + len(landmarks.undefined) for landmarks in (fixed, moving)]
     labels = [set(landmarks.labels) for landmarks in (fixed, moving)]

@@ -26,6 +26,11 @@ def tre(transform: Transform, fixed_points: np.ndarray, moving_points: np.ndarra
     """Target registration error |T(x) - y| (n,) in mm of fixed points x and moving points y, (n, 3) LPS mm.
 
     Continuous: neither T(x) nor y is snapped to a voxel (paper, section III: TRE(x, y)).
+    Examples
+    --------
+    >>> import SimpleITK as sitk
+    >>> tre(sitk.TranslationTransform(3, (0, 0, 5)), [[1, 2, 3], [4, 5, 6]], [[1, 2, 8], [4, 8, 7]]).tolist()
+    [0.0, 5.0]
     """
     return np.linalg.norm(map_points(transform, fixed_points) - np.asarray(moving_points, float), axis=1)
 

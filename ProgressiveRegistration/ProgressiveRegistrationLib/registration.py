@@ -104,6 +104,15 @@ def register(
     Raises
     ------
     InputError, NoLungError, ModelError, DeviceError, Cancelled.
+    Examples
+    --------
+    >>> from ProgressiveRegistrationLib import breathing_thorax, register
+    >>> pair = breathing_thorax(1, size=(96, 96, 96), spacing=(3.5, 3.5, 3.2), landmarks=50)
+    >>> result = register(pair.fixed, pair.moving, preset="fast", device="cpu")
+    >>> result.lung_boxes, result.preset, result.card.name
+    ('own', 'fast', 'lung-width8')
+    >>> result.field.warp_image(pair.moving, pair.fixed).GetSize()
+    (96, 96, 96)
     """
     if not isinstance(refinement, _NotGiven):
         warnings.warn(

@@ -38,7 +38,14 @@ WHEN = {"before": "before", "lung_boxes": "lung boxes aligned", "after": "after"
 
 
 def statistics(errors: np.ndarray) -> dict[str, Any]:
-    """``STATISTICS`` and ``count`` of values (n,); sd of the sample (n - 1), 0 for one value."""
+    """``STATISTICS`` and ``count`` of values (n,); sd of the sample (n - 1), 0 for one value.
+
+    Examples
+    --------
+    >>> found = statistics([1.0, 2.0, 3.0])
+    >>> found["mean"], found["sd"], found["max"], found["count"]
+    (2.0, 1.0, 3.0, 3)
+    """
     errors = np.asarray(errors, float).ravel()
     if errors.size == 0:
         raise InputError("There is no value to take statistics of.")

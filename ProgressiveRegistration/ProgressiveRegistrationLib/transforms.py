@@ -17,7 +17,14 @@ Transform = Union[DisplacementField, sitk.Transform]
 
 
 def map_points(transform: Transform, points: np.ndarray) -> np.ndarray:
-    """T(x) of LPS points (n, 3), mm."""
+    """T(x) of LPS points (n, 3), mm.
+
+    Examples
+    --------
+    >>> import SimpleITK as sitk
+    >>> map_points(sitk.TranslationTransform(3, (0, 0, 5)), [[1, 2, 3]]).tolist()
+    [[1.0, 2.0, 8.0]]
+    """
     points = np.asarray(points, float).reshape(-1, 3)
     if isinstance(transform, sitk.Transform):
         return np.array([transform.TransformPoint(p) for p in points.tolist()]).reshape(-1, 3)

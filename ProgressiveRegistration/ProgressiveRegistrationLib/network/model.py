@@ -246,7 +246,14 @@ class Model:
 
 
 def load_model(name_or_path: str | os.PathLike | None = None, device: str = "auto") -> Model:
-    """Load a model by name or card file (None: the default one); raises ModelError or DeviceError."""
+    """Load a model by name or card file (None: the default one); raises ModelError or DeviceError.
+
+    Examples
+    --------
+    >>> model = load_model("lung-width8", device="cpu")
+    >>> model.card.width, model.card.size
+    (8, 128)
+    """
     choose_device(device)  # a wrong device is told before 10 MB are read
     card = find_card(name_or_path)
     network = RegistrationUNet(card.width, card.levels)

@@ -148,6 +148,11 @@ def breathing_thorax(
     Raises
     ------
     InputError : an option cannot be used; the sentence says which and why.
+    Examples
+    --------
+    >>> pair = breathing_thorax(0, size=(96, 96, 96), spacing=(3.5, 3.5, 3.2), landmarks=40)
+    >>> pair.fixed.GetSize(), len(pair.fixed_landmarks)
+    ((96, 96, 96), 40)
     """
     chest = make_chest(
         seed,
