@@ -379,3 +379,136 @@ def test_settings_are_kept_by_name_and_unknown_ones_do_no_harm(scene):
         settings.save("  ", p)
     store[next(iter(store))] = "damaged"
     assert settings.names() == []
+
+
+# ---------- through the panel
+
+
+@pytest.fixture
+def filled(panel):
+    """The panel with the pair and its landmarks; registering answers with the true field."""
+    fixed, moving = add_pair()
+    x = fixed_points()
+    p = panel._parameterNode
+    p.fixedVolume, p.movingVolume = fixed, moving
+    p.fixedLandmarks, p.movingLandmarks = add_points(x, name="f"), add_points(motion(x), name="m")
+    panel.logic._register = FakeRegister()
+    return panel
+
+
+def finish(panel):
+    from slicer_harness import process_events_until
+
+    assert process_events_until(lambda: panel._task is None, 60)
+
+
+def test_panel_makes_every_output_and_keeps_the_run(filled):
+    panel, p = filled, filled._parameterNode
+    p.wantWarped = p.wantJacobian = p.wantBSpline = p.wantHardened = True
+    panel.ui.applyButton.click()
+    finish(panel)
+    result = panel._results[-1][0]
+    assert None not in (result.transform, result.warped, result.jacobian, result.bspline)
+    assert [n.GetName() for n in result.hardened] == ["Moving hardened", "m hardened"]
+    assert "B-spline differs from the field by" in panel.ui.messageLabel.text
+    panel.tre.update()
+    panel.update()
+    entry = run_log.read(result.transform)
+    assert entry["tre"]["landmarks"] == 12
+    assert "TRE" in panel.ui.evaluatedTransformSelector.toolTip
+    panel.ui.gridButton.click()
+    assert overlays.grid_shown(result.transform)
+    panel.ui.gridButton.click()
+    assert not overlays.grid_shown(result.transform)
+    panel.ui.undoButton.click()
+    assert not slicer.util.getNodesByClass("vtkMRMLBSplineTransformNode")
+
+
+def test_result_of_a_loaded_scene_cannot_be_undone_and_that_is_said(filled, tmp_path):
+    panel, p = filled, filled._parameterNode
+    panel.ui.applyButton.click()
+    finish(panel)
+    for node in (p.fixedVolume, p.movingVolume, p.fixedLandmarks, p.movingLandmarks, p.evaluatedTransform):
+        node.AddDefaultStorageNode()
+    path = tmp_path / "scene.mrb"
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(path))
+    assert not panel.ui.undoButton.enabled
+    assert "there is nothing to undo" in panel.ui.undoButton.toolTip
+    assert panel.ui.treTable.rowCount == 12
+    assert "Preset fast" in panel.ui.evaluatedTransformSelector.toolTip
+
+
+def test_start_from_landmarks_through_the_panel(filled):
+    panel, p = filled, filled._parameterNode
+    panel.ui.fitButton.click()
+    assert p.initialTransform.GetName() == "Fit to landmarks"
+    assert panel.ui.messageLabel.text.startswith("Affine fit of 12 landmarks")
+    panel.ui.applyButton.click()
+    finish(panel)
+    assert run_log.read(p.evaluatedTransform)["start"] == "Fit to landmarks"
+
+
+def test_lungs_that_are_not_there_are_said_and_leave_nothing_behind(filled):
+    panel = filled
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    panel.ui.lungsButton.click()
+    finish(panel)
+    assert "No lung was found in Fixed" in panel.ui.messageLabel.text
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+@pytest.mark.parametrize(
+    ("mode", "title"),
+    [("Difference in HU", "Moving - fixed (HU)"), ("Local volume change", "Jacobian (1: none)")],
+)
+def test_overlays_have_a_colour_bar_and_leave_nothing_behind(filled, mode, title):
+    panel = filled
+    panel.ui.applyButton.click()
+    finish(panel)
+    panel.ui.fusionComboBox.setCurrentText("Off")
+    volumes = len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+    panel.ui.fusionComboBox.setCurrentText(mode)
+    legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    assert [legend.GetTitleText() for legend in legends] == [title]
+    assert panel.ui.opacitySlider.enabled == (mode == "Local volume change")
+    panel.ui.fusionComboBox.setCurrentText("Off")
+    assert not slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == volumes
+
+
+def test_own_settings_through_the_panel(filled):
+    panel, p = filled, filled._parameterNode
+    p.wantWarped = True
+    panel.ui.settingsComboBox.setEditText("with image")
+    panel.ui.saveSettingsButton.click()
+    assert panel.ui.messageLabel.text == "The settings with image are kept on this computer."
+    p.wantWarped = False
+    panel.ui.settingsComboBox.activated.emit(0)
+    assert p.wantWarped
+    panel.ui.deleteSettingsButton.click()
+    assert panel.ui.settingsComboBox.count == 0
+
+
+def test_frames_through_the_panel(filled):
+    panel, p = filled, filled._parameterNode
+    assert not panel.ui.framesButton.enabled
+    p.sequenceBrowser = sequence_of(slicer.mrmlScene)
+    assert (panel.ui.fixedFrameSpinBox.maximum, panel.ui.movingFrameSpinBox.value) == (3, 2)
+    panel.ui.framesButton.click()
+    assert p.movingVolume.GetName() == "4DCT frame 2 (phase 20 %)"
+    panel.ui.fixedFrameSpinBox.value = 2
+    panel.ui.framesButton.click()
+    assert "the same" in panel.ui.messageLabel.text
+
+
+def test_enter_registers(filled):
+    panel = filled
+    keys = [s for s in panel.shortcuts._keys if s.key.toString() in ("Return", "Enter") and s.enabled]
+    assert keys
+    keys[0].activated.emit()
+    assert panel._task is not None
+    keys[0].activated.emit()  # a second press does not cancel
+    finish(panel)
+    assert panel.ui.messageLabel.text.startswith("Registered")

@@ -145,3 +145,122 @@ def test_two_observers_are_compared(scene):
     assert (names, how) == (labels, "12 landmarks matched by label.")
     with pytest.raises(InputError, match="they are the same"):
         reviews.observer_differences(first, first)
+
+
+# ---------- through the panel
+
+
+@pytest.fixture
+def chosen(panel, pair):
+    """The panel with the chest chosen, the off transform to be measured, and no lists yet."""
+    from slicer_harness.fixtures import FakeRegister
+
+    fixed, moving, transform, *lists = pair
+    for node in lists:
+        slicer.mrmlScene.RemoveNode(node)
+    p = panel._parameterNode
+    p.fixedVolume, p.movingVolume, p.evaluatedTransform, p.suggestCount = fixed, moving, transform, 8
+    panel.logic._register = FakeRegister()
+    return panel
+
+
+def press(panel, name):
+    from slicer_harness import process_events_until
+
+    getattr(panel.ui, name).click()
+    assert process_events_until(lambda: panel._task is None, 120)
+
+
+def test_ten_minutes_of_a_clinician(chosen):
+    """Suggest, look at each in two rows of views, move one, reject one, accept the rest, read the error."""
+    panel, p = chosen, chosen._parameterNode
+    press(panel, "suggestButton")
+    assert p.fixedLandmarks.GetNumberOfControlPoints() == 8
+    assert panel.ui.messageLabel.text.startswith("8 landmarks suggested")
+    assert "8 suggestions wait" in panel.ui.reviewLabel.text
+    assert panel.ui.treTable.rowCount == 0  # nothing counts yet
+    assert panel.ui.twoUpButton.checked
+    assert slicer.app.layoutManager().layout == 5516
+    nodes = {n.GetLayoutName(): n for n in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+    for name, node in (("Red", p.fixedLandmarks), ("MovingCoronal", p.movingLandmarks)):
+        centre = [nodes[name].GetSliceToRAS().GetElement(r, 3) for r in range(3)]
+        place = [0.0] * 3
+        node.GetNthControlPointPositionWorld(0, place)
+        np.testing.assert_allclose(centre, place, atol=1e-6)
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    shown = {c.GetLayoutName(): c.GetBackgroundVolumeID() for c in composites}
+    assert (shown["Red"], shown["MovingAxial"]) == (p.fixedVolume.GetID(), p.movingVolume.GetID())
+    panel.ui.laterButton.click()
+    panel.ui.rejectButton.click()
+    label = panel.review._review.current
+    position = np.array(p.movingLandmarks.GetNthControlPointPosition(1))
+    p.movingLandmarks.SetNthControlPointPosition(1, *(position + np.array([0, 0, 3.0])))
+    assert p.movingLandmarks.GetNthControlPointLabel(1) == label
+    while panel.ui.acceptButton.enabled:
+        panel.ui.acceptButton.click()
+    assert p.fixedLandmarks.GetNumberOfControlPoints() == 7
+    panel.tre.update()
+    assert panel.ui.treTable.rowCount == 7
+    assert "1 moved by hand" in panel.ui.reviewLabel.text
+    assert 2.0 < np.median(panel.tre.errors.after) < 6.0  # the transform is 4 mm off
+    panel.ui.twoUpButton.click()
+    assert slicer.app.layoutManager().layout != 5516
+
+
+def test_fusion_and_side_by_side_take_turns(chosen):
+    panel = chosen
+    panel.ui.fusionComboBox.setCurrentText("Fixed orange, moving blue")
+    panel.ui.twoUpButton.click()
+    assert panel.ui.fusionComboBox.currentText == "Off"
+    panel.ui.fusionComboBox.setCurrentText("Difference in HU")
+    assert not panel.ui.twoUpButton.checked
+    assert slicer.app.layoutManager().layout != 5516
+
+
+def test_second_observer_is_compared_in_the_panel(chosen):
+    panel, p = chosen, chosen._parameterNode
+    x = fixed_points(6)
+    p.movingLandmarks, p.secondObserver = (
+        add_points(x, name="a"),
+        add_points(x + np.array([1, 2, 2]), name="b"),
+    )
+    panel.update()
+    assert "differ by 3.00 ± 0.00 mm" in panel.ui.observerLabel.text
+    p.secondObserver = p.movingLandmarks
+    panel.update()
+    assert "they are the same" in panel.ui.observerLabel.text
+
+
+def test_letters_decide_only_while_the_landmark_is_shown(chosen):
+    panel = chosen
+    press(panel, "suggestButton")
+    p = panel._parameterNode
+
+    def key(letter):
+        import qt
+
+        for shortcut in panel.shortcuts._keys:
+            if shortcut.key == qt.QKeySequence(letter) and shortcut.enabled:
+                shortcut.activated.emit()
+
+    key("R")
+    assert p.fixedLandmarks.GetNumberOfControlPoints() == 7
+    panel.ui.twoUpButton.click()  # not shown any more
+    key("R")
+    assert p.fixedLandmarks.GetNumberOfControlPoints() == 7
+    key("F")
+    assert panel.ui.fusionComboBox.currentText == "Fixed orange, moving blue"
+    key("F")
+    assert panel.ui.fusionComboBox.currentText == "Off"
+    panel.exit()
+    key("F")
+    assert panel.ui.fusionComboBox.currentText == "Off"
+
+
+def test_scene_closed_in_the_middle_of_a_review(chosen):
+    panel = chosen
+    press(panel, "suggestButton")
+    slicer.mrmlScene.Clear(0)
+    assert not panel.ui.twoUpButton.checked
+    assert not panel.ui.acceptButton.enabled
+    assert panel.review._review is None
