@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from .files import replacing
 from .formats import READ_FIELD_ENDINGS, transform_ending
 from .geometry import Affine, Box, Grid, continued, steps_to_cover
 from .images import itk_message, warp_image
+from .itk_hdf5 import write_hdf5
 from .progress import Stop, check
 
 FADE_MM = 40.0
 MAX_SPACING_MM = 2.5
+FILE_STEP_MM = 1 / 128  # files hold multiples of it: what is smaller is noise that does not compress
 
 
 @dataclass(frozen=True)
@@ -140,17 +143,44 @@ class DisplacementField:
     ) -> sitk.Image:
         """moving(T(x)) on the reference's grid, in the moving image's type; see ``images.warp_image``."""
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
-        return warp_image(moving, grid, self.covering(grid).to_transform(), label=label, default=default)
+        return warp_image(moving, grid, self.transform_over(grid), label=label, default=default)
 
     # ---- algebra -------------------------------------------------------------------------------------------
 
     def resample(self, grid: Grid) -> DisplacementField:
         """The same map on another grid."""
+        if grid == self.grid:
+            return self
+        if np.abs(np.subtract(grid.direction, self.grid.direction)).max() < 1e-9:
+            return DisplacementField(grid, self._along_axes(grid), self.outside)
         u = np.empty((*grid.shape, 3), np.float32)
         points = grid.points()
         for k in range(grid.shape[0]):  # by slice: bounded memory
             u[k] = self.sample(points[k])
         return DisplacementField(grid, u, self.outside)
+
+    def _along_axes(self, grid: Grid) -> np.ndarray:
+        """(z, y, x, 3) float32: u on a grid whose axes are this one's, interpolated axis after axis."""
+        first = self.grid.world_to_index(np.asarray(grid.origin))
+        step = np.asarray(grid.spacing) / self.grid.spacing
+        u, beyond = self.displacement, np.zeros(grid.shape, bool)
+        for axis in np.argsort(
+            [n / m for n, m in zip(grid.size, self.grid.size)]
+        ):  # what shrinks comes first
+            along = 2 - axis
+            index = first[axis] + step[axis] * np.arange(grid.size[axis])
+            last = self.grid.size[axis] - 1
+            shape = [1, 1, 1]
+            shape[along] = -1
+            beyond |= ((index < -1e-6) | (index > last + 1e-6)).reshape(shape)
+            index = np.clip(index, 0, last)
+            below = np.minimum(index.astype(int), max(last - 1, 0))
+            share = (index - below).astype(np.float32).reshape([*shape, 1])
+            low = u.take(below, along)
+            u = low + share * (u.take(np.minimum(below + 1, last), along) - low)
+        if self.outside is not None and beyond.any():
+            u[beyond] = _affine_displacement(grid, self.outside)[beyond]
+        return u
 
     def covering(self, grid: Grid) -> DisplacementField:
         """The same map on this lattice, made larger so that it reaches over ``grid``."""
@@ -174,32 +204,46 @@ class DisplacementField:
         Always true where there is none."""
         if self.outside is None:
             return True
-        points = self.grid.points()
-        for axis in range(3):
+        for axis in range(3):  # of the array: z, y, x
             for end in (0, -1):
-                x = points.take(end, axis).astype(float)
-                gap = self.outside(x) - x - self.displacement.take(end, axis)
+                corner, size = [0, 0, 0], list(self.grid.size)
+                corner[2 - axis], size[2 - axis] = (self.grid.shape[axis] - 1) * -end, 1
+                face = Grid(
+                    tuple(size), self.grid.spacing, self.grid.index_to_world(corner), self.grid.direction
+                )
+                there = self.displacement.take([end], axis)
+                gap = _affine_displacement(face, self.outside) - there
                 if np.abs(gap).max() > tolerance:
                     return False
         return True
 
     def faded(self, affine: Affine, margin: float = FADE_MM) -> DisplacementField:
-        """A field on a larger grid that goes over smoothly into ``affine`` within
-        ``margin`` mm of this grid's border."""
-        pad = np.ceil(margin / np.asarray(self.grid.spacing)).astype(int)
-        grid = self.grid.padded(tuple(pad))
+        """A field on a larger grid that goes over smoothly into ``affine``, within ``margin`` mm."""
         residual = self.displacement - _affine_displacement(self.grid, affine)
-        residual = np.pad(residual, [*((int(p), int(p)) for p in pad[::-1]), (0, 0)], mode="edge")
-        away = np.zeros(grid.shape, np.float32)
-        for axis, (n, p) in enumerate(zip(self.grid.size, pad)):
+        return DisplacementField.around(self.grid, residual, affine, margin)
+
+    @classmethod
+    def around(
+        cls, grid: Grid, residual: np.ndarray, affine: Affine, margin: float = FADE_MM
+    ) -> DisplacementField:
+        """T(x) = affine(x) + residual(x), fading to the affine map within ``margin`` mm of the grid's border.
+
+        ``residual`` (z, y, x, 3) float32 mm, on ``grid``; the field lies on a larger one.
+        """
+        pad = np.ceil(margin / np.asarray(grid.spacing)).astype(int)
+        larger = grid.padded(tuple(pad))
+        u = np.pad(residual, [*((int(p), int(p)) for p in pad[::-1]), (0, 0)], mode="edge")
+        away = np.zeros(larger.shape, np.float32)
+        for axis, (n, p) in enumerate(zip(grid.size, pad)):
             i = np.arange(-p, n + p)
             steps = np.maximum(np.maximum(-i, i - (n - 1)), 0) / p
             shape = [1, 1, 1]
             shape[2 - axis] = -1
-            away = np.maximum(away, steps.reshape(shape).astype(np.float32))
-        residual *= (0.5 + 0.5 * np.cos(np.pi * away))[..., None]
-        residual += _affine_displacement(grid, affine)
-        return DisplacementField(grid, residual, affine)
+            lost = 0.5 - 0.5 * np.cos(np.pi * steps)
+            away = np.maximum(away, lost.reshape(shape).astype(np.float32))
+        u *= (1 - away)[..., None]
+        u += _affine_displacement(larger, affine)
+        return cls(larger, u, affine)
 
     def compose(self, inner: DisplacementField) -> DisplacementField:
         """x -> self(inner(x)), on inner's grid."""
@@ -265,23 +309,21 @@ class DisplacementField:
 
     def jacobian_determinant(self) -> np.ndarray:
         """(z, y, x) float32: det(dT/dx), central differences (one-sided at the border), no unit."""
-        to_world = np.linalg.inv(self.grid.index_to_world_matrix)
-        # rows: d u_c / d index axis, then to mm by the chain rule
-        gradient = np.empty((*self.grid.shape, 3, 3), np.float32)
+        to_index = np.linalg.inv(self.grid.index_to_world_matrix).astype(np.float32)
+        rows = []
         for component in range(3):
-            for axis in range(3):
-                if self.grid.size[axis] == 1:
-                    gradient[..., component, axis] = 0
-                else:
-                    gradient[..., component, axis] = np.gradient(
-                        self.displacement[..., component], axis=2 - axis
-                    )
-        jacobian = gradient @ to_world.astype(np.float32)
-        del gradient
-        for axis in range(3):
-            jacobian[..., axis, axis] += 1
-        a, b, c = (jacobian[..., row, :] for row in range(3))
-        return np.einsum("...i,...i->...", a, np.cross(b, c)).astype(np.float32)
+            u = self.displacement[..., component]
+            slopes = [np.gradient(u, axis=2 - k) if n > 1 else None for k, n in enumerate(self.grid.size)]
+            row = []
+            for axis in range(3):  # the chain rule: along the index axes, then to mm
+                slope = np.full(u.shape, np.float32(component == axis))
+                for k in range(3):
+                    if slopes[k] is not None and abs(to_index[k, axis]) > 1e-12:
+                        slope += slopes[k] * to_index[k, axis]
+                row.append(slope)
+            rows.append(row)
+        (a, b, c), (d, e, f), (g, h, i) = rows
+        return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
     # ---- ITK and files -------------------------------------------------------------------------------------
 
@@ -296,13 +338,36 @@ class DisplacementField:
         is continuous there. Without one it is a displacement field transform, which ITK takes as 0 outside
         its grid.
         """
-        u = self.displacement.astype(np.float64)
+        return self._transform
+
+    @cached_property
+    def _transform(self) -> sitk.Transform:
         if self.outside is None:
-            return sitk.DisplacementFieldTransform(self.grid.image(u))
-        points = self.grid.points().astype(float)
-        w = self.outside.inverse()(points + u) - points
+            return sitk.DisplacementFieldTransform(self.grid.image(self.displacement.astype(np.float64)))
+        w = self.residual(self.outside).astype(np.float64)
         residual = sitk.DisplacementFieldTransform(self.grid.image(w))
         return sitk.CompositeTransform([self.outside.to_transform(), residual])
+
+    def residual(self, affine: Affine) -> np.ndarray:
+        """w (z, y, x, 3) float32 mm of T(x) = A(x + w(x)) on this grid, A an affine map."""
+        # A^-1(x + u) - x = M^-1 (u - (A(x) - x)): differences of small numbers, so single precision will do
+        back = np.linalg.inv(affine.matrix).T.astype(np.float32)
+        return (self.displacement - _affine_displacement(self.grid, affine)) @ back
+
+    @classmethod
+    def from_residual(
+        cls, grid: Grid, w: np.ndarray, affine: Affine, outside: Affine | None
+    ) -> DisplacementField:
+        """T(x) = A(x + w(x)) of w (z, y, x, 3) float32 mm on a grid, A an affine map."""
+        u = w @ affine.matrix.T.astype(np.float32)
+        u += _affine_displacement(grid, affine)
+        return cls(grid, u, outside)
+
+    def transform_over(self, grid: Grid) -> sitk.Transform:
+        """An ITK transform that is this map at every point of ``grid``, past the field's own grid too."""
+        if self.outside is not None and self.displacement_is_affine_at_border():
+            return self.to_transform()
+        return self.covering(grid).to_transform()
 
     def write(self, path: str | os.PathLike) -> None:
         """Write as displacement field (.nrrd, .nii.gz, .mha) or transform file (.h5, .tfm),
@@ -321,7 +386,11 @@ class DisplacementField:
             try:
                 with memory_errors():
                     if ending in READ_FIELD_ENDINGS:
-                        sitk.WriteImage(self.to_image(), str(temporary), ending != ".nii")
+                        image = self.grid.image(rounded(self.displacement))
+                        sitk.WriteImage(image, str(temporary), ending != ".nii")
+                    elif ending == ".h5":
+                        w = self.displacement if self.outside is None else self.residual(self.outside)
+                        write_hdf5(temporary, self.grid, rounded(w), self.outside)
                     else:
                         sitk.WriteTransform(self.to_transform(), str(temporary))
             except RuntimeError as error:
@@ -367,6 +436,11 @@ class DisplacementField:
         return cls.from_transform(transform, grid)
 
 
+def rounded(u: np.ndarray) -> np.ndarray:
+    """Displacements as files hold them: multiples of 1/128 mm, so at most 0.004 mm off along an axis."""
+    return np.rint(u * np.float32(1 / FILE_STEP_MM)) * np.float32(FILE_STEP_MM)
+
+
 def _affine_displacement(grid: Grid, affine: Affine) -> np.ndarray:
     """(z, y, x, 3) float32: A(x) - x at the grid's voxels, built axis by axis."""
     slope = (affine.matrix - np.eye(3)) @ grid.index_to_world_matrix
@@ -374,8 +448,9 @@ def _affine_displacement(grid: Grid, affine: Affine) -> np.ndarray:
     x, y, z = (np.arange(n) for n in grid.size)
     out = np.empty((*grid.shape, 3), np.float32)
     for axis in range(3):
-        out[..., axis] = (start[axis] + slope[axis, 0] * x)[None, None] + (
-            (slope[axis, 1] * y)[None, :, None] + (slope[axis, 2] * z)[:, None, None]
+        plane = (start[axis] + slope[axis, 0] * x)[None] + (slope[axis, 1] * y)[:, None]
+        np.add(
+            plane.astype(np.float32), (slope[axis, 2] * z)[:, None, None].astype(np.float32), out[..., axis]
         )
     return out
 
@@ -406,6 +481,8 @@ def _as_written_here(transform: sitk.Transform) -> DisplacementField | None:
     affine = Affine(linear, np.asarray(matrix.GetTranslation()) + centre - linear @ centre)
     image = sitk.DisplacementFieldTransform(second).GetDisplacementField()
     grid = Grid.from_image(image)
-    points = grid.points().astype(float)
-    field = DisplacementField(grid, affine(points + sitk.GetArrayViewFromImage(image)) - points, affine)
+    w = sitk.GetArrayViewFromImage(image).astype(np.float32)
+    field = DisplacementField(
+        grid, w @ linear.T.astype(np.float32) + _affine_displacement(grid, affine), affine
+    )
     return field if field.displacement_is_affine_at_border() else None

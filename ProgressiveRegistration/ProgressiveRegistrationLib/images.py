@@ -136,9 +136,15 @@ def warp_image(
         grid.spacing,
         grid.direction,
         float(default),
-        sitk.sitkFloat64 if rounding else moving.GetPixelID(),
+        _room_for(moving) if rounding else moving.GetPixelID(),
     )
     return sitk.Cast(sitk.Round(warped), moving.GetPixelID()) if rounding else warped
+
+
+def _room_for(image: sitk.Image) -> int:
+    """The smaller floating-point type that holds the image's whole numbers exactly."""
+    wide = any(bits in image.GetPixelIDTypeAsString() for bits in ("32-bit", "64-bit"))
+    return sitk.sitkFloat64 if wide else sitk.sitkFloat32
 
 
 def _background(image: sitk.Image) -> float:

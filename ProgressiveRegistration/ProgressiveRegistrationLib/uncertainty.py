@@ -148,7 +148,7 @@ def signs(
 
     def cost(offset: tuple[float, float, float]) -> np.ndarray:
         check(cancelled)
-        difference, _, seen = pair.difference(start + torch.tensor(offset, device=target), wanted)
+        difference, seen = pair.difference(start + torch.tensor(offset, device=target), wanted)
         squares = torch.where(seen > 0, difference.square().sum(1), torch.full_like(seen, chance))
         return _smoothed(squares.cpu().numpy() / chance, lungs, grid)
 

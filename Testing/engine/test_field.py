@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError, OutputError
-from ProgressiveRegistrationLib.field import DisplacementField, box_to_box
+from ProgressiveRegistrationLib.field import FILE_STEP_MM, DisplacementField, box_to_box
 from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
 from scipy import ndimage
 
 FIXED = Box((-60.0, -50.0, -400.0), (60.0, 40.0, -290.0))
+IN_FILES = 0.6 * FILE_STEP_MM  # mm along an axis: half a step, and the boxes' scale
 MOVING = Box((-50.0, -45.0, -365.0), (55.0, 50.0, -260.0))
 
 
@@ -47,9 +48,9 @@ def test_a_transform_file_means_the_same_to_itk_inside_and_far_outside(tmp_path,
     field.write(tmp_path / f"t{ending}")
     points = somewhere()
     itk = sitk.ReadTransform(str(tmp_path / f"t{ending}"))
-    np.testing.assert_allclose(itk_points(itk, points), field.warp_points(points), atol=1e-3)
+    np.testing.assert_allclose(itk_points(itk, points), field.warp_points(points), atol=IN_FILES)
     again = DisplacementField.read(tmp_path / f"t{ending}")
-    np.testing.assert_allclose(again.warp_points(points), field.warp_points(points), atol=1e-3)
+    np.testing.assert_allclose(again.warp_points(points), field.warp_points(points), atol=IN_FILES)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".nii.gz", ".nii", ".mha"])
@@ -61,9 +62,9 @@ def test_a_displacement_field_file_means_the_same_to_itk_on_the_image_it_covers(
         sitk.ReadImage(str(tmp_path / f"u{ending}"), sitk.sitkVectorFloat64)
     )
     points = image.points().reshape(-1, 3)[::37].astype(float)
-    np.testing.assert_allclose(itk_points(itk, points), boxed_field().warp_points(points), atol=1e-3)
+    np.testing.assert_allclose(itk_points(itk, points), boxed_field().warp_points(points), atol=IN_FILES)
     again = DisplacementField.read(tmp_path / f"u{ending}")
-    np.testing.assert_allclose(again.warp_points(points), field.warp_points(points), atol=1e-4)
+    np.testing.assert_allclose(again.warp_points(points), field.warp_points(points), atol=IN_FILES)
 
 
 @pytest.mark.parametrize("ending", [".h5", ".tfm", ".nrrd", ".nii.gz", ".mha"])
@@ -81,9 +82,9 @@ def test_warping_equals_itks_resampling_with_the_written_transform(tmp_path, end
     expected = sitk.Resample(moving, reference, transform, sitk.sitkLinear, -1024.0)
     warped = field.warp_image(moving, reference, default=-1024)
     difference = sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(expected)
-    # float32 displacements move a point by some 1e-5 mm, the values by as much of a gradient; a face of the
-    # moving image may then be missed by single voxels
-    assert np.quantile(np.abs(difference), 0.999) < 0.05
+    # rounding in files moves a point by up to 0.007 mm, a value by as much of a gradient (300 HU in 3 mm); a
+    # face of the moving image may then be missed by single voxels
+    assert np.quantile(np.abs(difference), 0.999) < (0.05 if ending == ".tfm" else 1.5)
 
 
 def test_labels_keep_their_values_and_type():

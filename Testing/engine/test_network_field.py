@@ -12,6 +12,7 @@ from scipy import ndimage
 SPACING = (2.0, 2.5, 3.0)
 GONE_MM = FADE_MM + 4 * max(SPACING)
 SHAPE = (56, 64, 71)
+GRID = Grid(SHAPE[::-1], SPACING, (5.0, -7.0, 11.0))
 
 
 def lungs() -> np.ndarray:
@@ -38,14 +39,23 @@ def test_smoothing_damps_waves_as_a_gaussian_of_that_many_millimetres_does(axis)
     u = np.broadcast_to(wave, (3, *SHAPE)).astype(np.float32)
     inner = (slice(None), *(slice(8, -8) for _ in range(3)))
     factor = np.exp(-0.5 * (2 * np.pi * SMOOTH_MM / length) ** 2)
-    np.testing.assert_allclose(smoothed_field(u, SPACING)[inner], factor * u[inner], atol=0.01)
+    np.testing.assert_allclose(smoothed_field(u, GRID)[inner], factor * u[inner], atol=0.01)
+
+
+def test_smoothing_onto_another_lattice_is_smoothing_and_then_interpolating():
+    u = np.random.default_rng(4).normal(size=(3, *SHAPE)).astype(np.float32)
+    lattice = Grid((40, 45, 50), (2.5, 2.5, 2.5), (15.0, 8.0, 20.0))
+    fine = Grid(tuple(4 * n for n in GRID.size), tuple(s / 4 for s in SPACING), GRID.origin)
+    image = fine.image(np.moveaxis(smoothed_field(u, GRID, fine), 0, -1))  # as good as continuous
+    wanted = sitk.GetArrayFromImage(lattice.resample(image))
+    np.testing.assert_allclose(np.moveaxis(smoothed_field(u, GRID, lattice), 0, -1), wanted, atol=5e-3)
 
 
 def test_smoothing_leaves_a_linear_field_alone_away_from_the_border():
     z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
     u = np.stack([0.1 * x, 0.2 * y - z, 0.3 * z]).astype(np.float32)
     inner = (slice(None), *(slice(8, -8) for _ in range(3)))
-    np.testing.assert_allclose(smoothed_field(u, SPACING)[inner], u[inner], atol=1e-3)
+    np.testing.assert_allclose(smoothed_field(u, GRID)[inner], u[inner], atol=1e-3)
 
 
 def test_the_field_stays_as_it_is_in_the_lungs():

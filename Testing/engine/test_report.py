@@ -8,17 +8,19 @@ import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from matplotlib import colormaps
 from matplotlib.image import imread
 from ProgressiveRegistrationLib.errors import OutputError
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
 from ProgressiveRegistrationLib.quality import quality_figures
+from ProgressiveRegistrationLib.report import charts, page
 from ProgressiveRegistrationLib.report import content as report
-from ProgressiveRegistrationLib.report import page
 from ProgressiveRegistrationLib.report import pictures as report_pictures
 
 GRID = Grid((40, 36, 44), (4.0, 4.0, 3.0), (-80.0, -70.0, -60.0))
@@ -250,10 +252,20 @@ def test_jacobian_slice_is_the_volume_s(scene):
 
 def test_histogram_counts_every_landmark():
     rng = np.random.default_rng(5)
-    svg = report_pictures.histogram_svg(rng.gamma(3, 3, 200), np.append(rng.gamma(2, 0.5, 199), 80.0))
-    assert svg.startswith("<svg")
-    assert "before: mean" in svg
-    assert report_pictures.histogram_svg(np.zeros(3), np.zeros(3)).startswith("<svg")
+    before, after = rng.gamma(3, 3, 200), np.append(rng.gamma(2, 0.5, 199), 80.0)
+    svg = charts.histogram_svg(before, after, "#123456")
+    assert f"before: mean {before.mean():.2f} mm" in svg
+    groups = ElementTree.fromstring(svg).findall("{http://www.w3.org/2000/svg}g")
+    for group in groups:  # all bars of one set together: its landmarks, each as high as the next
+        heights = [float(bar.get("height")) for bar in group]
+        assert sum(heights) / min(heights) == pytest.approx(200, rel=0.05)
+    assert len(groups) == 2
+    assert charts.histogram_svg(np.zeros(3), np.zeros(3), "#123456").startswith("<svg")
+
+
+def test_colours_are_those_of_matplotlibs_map():
+    share = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(charts.colours(share), colormaps["RdBu_r"](share)[:, :3], atol=0.02)
 
 
 def test_files_are_written_whole_or_not_at_all(complete, tmp_path):

@@ -942,6 +942,7 @@ def test_requirements_are_read_from_the_file_and_found_here():
     assert [installer._import_name(r) for r in installer.requirements()] == [
         "safetensors",
         "jinja2",
+        "h5py",
         "matplotlib",
     ]
     assert installer.missing() == []

@@ -17,13 +17,38 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from ..constants import NETWORK_FADE_MM, NETWORK_SMOOTH_MM
+from ..geometry import Grid
 
 
-def smoothed_field(u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The field ``u`` (3, D, H, W) after a Gaussian of ``NETWORK_SMOOTH_MM``; ``spacing``: (x, y, z)
-    mm of the lattice."""
-    sigma = (0.0, *(NETWORK_SMOOTH_MM / s for s in spacing[::-1]))
-    return ndimage.gaussian_filter(np.asarray(u, np.float32), sigma, mode="nearest", truncate=3.0)
+def smoothed_field(u: np.ndarray, grid: Grid, lattice: Grid | None = None) -> np.ndarray:
+    """The field ``u`` (3, D, H, W) of ``grid`` at ``lattice``, after a Gaussian of ``NETWORK_SMOOTH_MM``.
+
+    ``lattice`` (None: the grid itself) has the grid's axes; past the grid's border its values go on.
+    """
+    lattice = lattice or grid
+    first = grid.world_to_index(np.asarray(lattice.origin))
+    out = torch.from_numpy(np.ascontiguousarray(u, np.float32))
+    for axis in range(3):
+        centres = (first[axis] * grid.spacing[axis]) + lattice.spacing[axis] * np.arange(lattice.size[axis])
+        weights = torch.from_numpy(_gaussian_at(centres, grid.size[axis], grid.spacing[axis]))
+        out = torch.movedim(torch.movedim(out, 3 - axis, -1) @ weights.T, -1, 3 - axis)
+    return out.contiguous().numpy()
+
+
+def _gaussian_at(centres: np.ndarray, count: int, spacing: float) -> np.ndarray:
+    """(n, count) float32: weights around ``centres`` (n,) mm of ``count`` samples ``spacing`` mm apart."""
+    reach = int(np.ceil(3 * NETWORK_SMOOTH_MM / spacing)) + 1
+    offsets = np.arange(-reach, reach + 1)
+    nearest = np.rint(centres / spacing).astype(int)
+    index = nearest[:, None] + offsets
+    away = index * spacing - centres[:, None]
+    values = np.where(
+        np.abs(away) <= 3 * NETWORK_SMOOTH_MM + spacing, np.exp(-0.5 * (away / NETWORK_SMOOTH_MM) ** 2), 0.0
+    )
+    values /= values.sum(1, keepdims=True)
+    out = np.zeros((len(centres), count))
+    np.add.at(out, (np.arange(len(centres))[:, None], np.clip(index, 0, count - 1)), values)
+    return out.astype(np.float32)
 
 
 def extended_from(mask: np.ndarray, u: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:

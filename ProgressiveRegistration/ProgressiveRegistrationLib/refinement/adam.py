@@ -1,5 +1,4 @@
-"""Adam for one tensor. ``torch.optim`` would do, but imports torch's compiler at its first step:
-a second in which no stop is heard."""
+"""Adam for one tensor. ``torch.optim`` would do, but its first step imports torch's compiler: a second."""
 
 from __future__ import annotations
 
@@ -16,15 +15,12 @@ class Adam:
 
     def __init__(self, values: torch.Tensor, floor: float) -> None:
         self.values, self.floor, self.steps = values, floor, 0
-        self.mean, self.square = (torch.zeros_like(values, requires_grad=False) for _ in range(2))
+        self.mean, self.square = (torch.zeros_like(values) for _ in range(2))
 
-    @torch.no_grad()
-    def step(self, size: float) -> None:
-        """Change the values along their gradient, by at most about ``size`` each; the gradient is cleared."""
-        slope = self.values.grad
+    def step(self, slope: torch.Tensor, size: float) -> None:
+        """Change the values against their gradient ``slope``, by at most about ``size`` each."""
         self.steps += 1
         self.mean.lerp_(slope, 1 - MEAN)
         self.square.mul_(SQUARE).addcmul_(slope, slope, value=1 - SQUARE)
         scale = (self.square / (1 - SQUARE**self.steps)).sqrt_().add_(self.floor)
         self.values.addcdiv_(self.mean, scale, value=-size / (1 - MEAN**self.steps))
-        self.values.grad = None

@@ -41,7 +41,7 @@ def unexplained(
     pair = FeaturePair(fixed, moving, warp, lung, VOXEL_MM, NOISE, cancelled)
     points = lung.draw(POINTS, generator).to(target)
     wanted = pair.fixed_at(points)
-    difference, _, seen = pair.difference(points + warp.at(points), wanted)
+    difference, seen = pair.difference(points + warp.at(points), wanted)
     other = shuffled(len(wanted), generator, target)
     chance = float((wanted - wanted[other]).square().sum(1).mean())
     unseen = 1 - float(seen.mean())

@@ -117,7 +117,7 @@ class FeaturePair:
 
     def fixed_at(self, points: torch.Tensor) -> torch.Tensor:
         """(n, 12) float32."""
-        return RowsAt(self.fixed, self.fixed_rows, points).value()
+        return RowsAt(self.fixed, points).value(self.fixed_rows)
 
     def seen(self, points: torch.Tensor) -> torch.Tensor:
         """(n,) 1 where the moving image shows these LPS points, 0 past its border,
@@ -125,13 +125,26 @@ class FeaturePair:
         index = points @ self.to_index.T + self.index_offset
         return ((index >= self.first) & (index <= self.last)).all(1).float()
 
-    def difference(
-        self, points: torch.Tensor, wanted: torch.Tensor
-    ) -> tuple[torch.Tensor, RowsAt, torch.Tensor]:
-        """At LPS points (n, 3): features minus ``wanted`` (n, 12),
-        where they were looked up, ``seen`` (n,)."""
-        found = RowsAt(self.moving, self.moving_rows, points)
-        return found.value() - wanted, found, self.seen(points)
+    def difference(self, points: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """At LPS points (n, 3): features minus ``wanted`` (n, 12), and ``seen`` (n,)."""
+        return RowsAt(self.moving, points).value(self.moving_rows) - wanted, self.seen(points)
+
+    def pull(
+        self, points: torch.Tensor, wanted: torch.Tensor, robust: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The data term at LPS points (n, 3), and the gradient (n, 3) of its robust form by them.
+
+        ``robust``: squared difference past which a point counts for less (Geman-McClure).
+        """
+        found = RowsAt(self.moving, points)
+        value, slopes = found.value_and_slopes(self.moving_rows)
+        difference, seen = value.sub_(wanted), self.seen(points)
+        squared = difference.square().sum(1)
+        counts = seen * (robust / (robust + squared)).square_()
+        counts *= 2 / counts.sum().clamp(min=1e-6)
+        along = (difference * counts[:, None])[:, :, None]
+        data = (squared * seen).sum() / seen.sum().clamp(min=1)
+        return data, found.per_mm(torch.bmm(slopes, along)[:, :, 0])
 
 
 def shuffled(count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:

@@ -25,8 +25,9 @@ from ..geometry import Box, Grid
 from ..presets import DEFAULT, PRESETS, Settings, Stage
 from ..progress import Progress, Stop, check
 from .adam import Adam
-from .lattices import Lattice, fade, look_up, roughness, sent, smoothed, subdivided
+from .lattices import sent
 from .matching import FeaturePair, LungPoints, mean_square, shuffled
+from .splines import SplineAt, roughness, roughness_slope, separable, shaping
 from .warp import Warp
 
 MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
@@ -36,7 +37,8 @@ SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
 START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
 BACK_MM = 4.0  # of the grid on which the way back begins
 MEAN_MM, INVERSE_STEPS = 2.5, 8  # of the mean of both ways
-MEETING = 40  # iterations' time that the mean takes, for the progress bar
+SLAB_POINTS = 100_000  # of it at once
+MEETING = 10  # iterations' time that the mean takes, for the progress bar
 
 
 def refine(
@@ -83,20 +85,21 @@ def refine(
     image. Cancelled.
     """
     settings = preset if isinstance(preset, Settings) else _settings(preset)
-    # torch has no 3D grid_sample for mps
+    # what it needs of torch is not all there on mps
     target = torch.device("cpu" if device.startswith("mps") else device)
     steps = [] if convergence is None else convergence
     descent = _Descent(settings, target, seed, progress, cancelled, steps)
     warp, region = descent.run("forward", fixed, moving, field, mask, settings.stages)
-    result = warp.result(descent.alive)
+    result = warp.result()
     if not settings.both_ways:
         return result
     back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=descent.alive)
     moving_mask = _carried(mask, back, moving)
     backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
-    warp.added.append(_half_way(result, backward.result(descent.alive), region, warp, descent))
+    _meet_half_way(warp, backward, region, descent)
     descent.done = descent.total
-    return warp.result(descent.alive)
+    descent.report(0)
+    return warp.result()
 
 
 def _settings(preset: str) -> Settings:
@@ -240,12 +243,11 @@ def _keep_best_share(
     chance = float((wanted - wanted[other]).square().sum(1).mean())
     costs = []
     for share in START_SHARES:
-        difference, _, seen = pair.difference(points + share * w, wanted)
+        difference, seen = pair.difference(points + share * w, wanted)
         # a share that leads points out of the moving image must not gain by it
         unseen = 1 - float(seen.mean())
         costs.append((1 - unseen) * float(mean_square(difference, seen)) + unseen * chance)
-    warp.share = START_SHARES[int(np.argmin(costs))]
-    warp.start *= warp.share
+    warp.scale(START_SHARES[int(np.argmin(costs))])
 
 
 def _check_seen(
@@ -273,13 +275,12 @@ def _optimise(
 ) -> dict[str, Any]:
     """One stage: adds its nodes to ``warp``. Returns their number and the terms at start and end."""
     grid = _lattice(region, stage.node_mm)
-    finer = Grid(tuple(2 * n - 1 for n in grid.size), tuple(s / 2 for s in grid.spacing), grid.origin)
-    lattice = Lattice(finer, warp.device)
-    faded = fade(grid, warp.device, MARGIN_MM / 2)
+    shape = shaping(grid, MARGIN_MM / 2, warp.device)
+    back = [matrix.T.contiguous() for matrix in shape]
     nodes_at = torch.from_numpy(grid.points().reshape(-1, 3)).to(warp.device)
     before = warp.at(nodes_at).T.reshape(3, *grid.shape)
-    nodes = torch.zeros((3, *grid.shape), device=warp.device, requires_grad=True)
-    mean, kept = torch.zeros_like(nodes, requires_grad=False), 0
+    nodes = torch.zeros((3, *grid.shape), device=warp.device)
+    mean, kept = torch.zeros_like(nodes), 0
     # the floor is a node's share of a slope that is mere rounding: Adam would else take full steps along it
     optimiser = Adam(nodes, SLOPE_FLOOR / nodes[0].numel())
     first, last = stage.step_mm
@@ -287,33 +288,25 @@ def _optimise(
     for iteration in range(stage.iterations):
         if iteration % settings.redraw == 0:
             points = sent(lung.draw(stage.points, generator), warp.device)
-            where, start, wanted = lattice.normalised(points), points + warp.at(points), pair.fixed_at(points)
+            splines, start, wanted = SplineAt(grid, points), points + warp.at(points), pair.fixed_at(points)
         share = iteration / max(1, stage.iterations - 1)
-        smooth = smoothed(nodes) * faded
-        moved = look_up(subdivided(smooth), where)
-        with torch.no_grad():
-            difference, found, seen = pair.difference(start + moved, wanted)
-            data = mean_square(difference, seen)
-            counts = seen * (settings.robust / (settings.robust + difference.square().sum(1))) ** 2
-            counts *= 2 / counts.sum().clamp(min=1e-6)
-            gradient = found.slope(difference * counts[:, None])
-        rough = roughness(before + smooth, grid)
+        smooth = separable(nodes, shape)
+        data, pull = pair.pull(start + splines.value(smooth), wanted, settings.robust)
+        smooth += before
         if iteration == 0:
-            terms.append((float(data), float(rough.detach())))
-        torch.autograd.backward([moved, stage.smoothness * rough], [gradient, torch.ones_like(rough)])
-        optimiser.step(first * (last / first) ** share)
+            terms.append((float(data), float(roughness(smooth, grid))))
+        slope = splines.adjoint(pull).add_(roughness_slope(smooth, grid), alpha=stage.smoothness)
+        optimiser.step(separable(slope, back), first * (last / first) ** share)
         if iteration >= (1 - settings.average) * stage.iterations or iteration == stage.iterations - 1:
-            mean += nodes.detach()
+            mean += nodes
             kept += 1
         report(iteration + 1)
-    with torch.no_grad():
-        smooth = smoothed(mean / kept) * faded
-        added = subdivided(smooth)
-        difference, _, seen = pair.difference(start + look_up(added, where), wanted)
-        other = shuffled(len(wanted), generator, warp.device)
-        chance = float(mean_square((difference + wanted)[other] - wanted, seen * seen[other]))
-        terms.append((float(mean_square(difference, seen)), float(roughness(before + smooth, grid))))
-    warp.added.append((lattice, added))
+    smooth = separable(mean / kept, shape)
+    difference, seen = pair.difference(start + splines.value(smooth), wanted)
+    other = shuffled(len(wanted), generator, warp.device)
+    chance = float(mean_square((difference + wanted)[other] - wanted, seen * seen[other]))
+    terms.append((float(mean_square(difference, seen)), float(roughness(before + smooth, grid))))
+    warp.add(smooth, grid)
     return {
         "nodes": list(grid.size),
         "data": [data for data, _ in terms],
@@ -322,26 +315,25 @@ def _optimise(
     }
 
 
-def _half_way(
-    forward: DisplacementField, backward: DisplacementField, region: Box, warp: Warp, descent: _Descent
-) -> tuple[Lattice, torch.Tensor]:
-    """What to add to w so that T becomes the mean of ``forward`` and the inverse of ``backward``.
+def _meet_half_way(forward: Warp, backward: Warp, region: Box, descent: _Descent) -> None:
+    """Change ``forward`` so that T becomes the mean of it and the inverse of ``backward``.
 
-    The two err independently in part; 0 where the inverse cannot be found, and at the region's border.
+    The two err independently in part. Nothing changes where the inverse cannot be found, nor at the border.
     """
     grid = _lattice(region, MEAN_MM)
-    points, linear = grid.points(), warp.affine.matrix
-    half = np.zeros((*grid.shape, 3), np.float32)
-    for k in range(len(points)):  # by slice: stops are heard
-        descent.report(MEETING * k / len(points), "Refining, mean of both ways")
-        x = points[k].reshape(-1, 3).astype(float)
-        ahead = forward.warp_points(x)
-        y = ahead.copy()
+    linear = torch.tensor(forward.affine.matrix, dtype=torch.float32, device=forward.device)
+    x = torch.from_numpy(grid.points().reshape(-1, 3)).to(forward.device)
+    half = []
+    for number, part in enumerate(x.split(SLAB_POINTS)):  # stops are heard
+        descent.report(MEETING * number * SLAB_POINTS / len(x), "Refining, mean of both ways")
+        ahead = forward.mapped(part)
+        y = ahead.clone()
         for _ in range(INVERSE_STEPS):
-            miss = backward.warp_points(y) - x
+            miss = backward.mapped(y) - part
             y -= miss @ linear.T
-        found = np.linalg.norm(miss, axis=1, keepdims=True) < 0.1
-        half[k] = (np.where(found, (y - ahead) / 2, 0.0) @ np.linalg.inv(linear).T).reshape(half[k].shape)
-    nodes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(half, -1, 0))).to(warp.device)
+        found = miss.norm(dim=1, keepdim=True) < 0.1
+        half.append(torch.where(found, (y - ahead) / 2, 0.0) @ torch.linalg.inv(linear).T)
+    values = torch.cat(half).T.reshape(3, *grid.shape)
     # smoothed, since it may end abruptly where the inverse could not be found
-    return Lattice(grid, warp.device), smoothed(nodes) * fade(grid, warp.device, MARGIN_MM / 2)
+    values = separable(values, shaping(grid, MARGIN_MM / 2, forward.device))
+    forward.add_values(np.moveaxis(values.cpu().numpy(), 0, -1), grid)

@@ -1,5 +1,4 @@
-"""The map while it is being refined: T(x) = A(x + w(x)),
-with w the sum of the incoming field and what was added stage by stage."""
+"""The map while it is being refined: T(x) = A(x + w(x)); w is on the field's grid, stages add to it."""
 
 from __future__ import annotations
 
@@ -7,62 +6,53 @@ import numpy as np
 import torch
 
 from ..field import DisplacementField
-from ..geometry import Affine
-from ..progress import Stop, check
-from .lattices import Lattice, look_up
+from ..geometry import Affine, Grid
+from .lattices import Lattice, RowsAt
+from .splines import spline_on
 
 SLICES = 32  # of the result that a GPU computes at a time
 
 
 class Warp:
-    """w(x), mm: the incoming residual on its grid, plus the nodes of the stages that are done."""
+    """w(x), mm: (D*H*W, 3) rows on the incoming field's grid, trilinear between its voxels."""
 
     def __init__(self, field: DisplacementField, device: torch.device) -> None:
         self.field, self.device = field, device
         self.affine = field.outside or _fitted(field)
-        points = field.grid.points()
-        back = self.affine.inverse()
-        w = np.empty_like(field.displacement)
-        for k in range(len(w)):  # by slice: float64 only there
-            w[k] = back(points[k].astype(float) + field.displacement[k]) - points[k]
         self.lattice = Lattice(field.grid, device)
-        self.start = torch.from_numpy(np.ascontiguousarray(np.moveaxis(w, -1, 0))).to(device)
-        self.share = 1.0  # of the incoming residual in ``start``
-        self.added: list[tuple[Lattice, torch.Tensor]] = []
+        self.w = torch.from_numpy(field.residual(self.affine).reshape(-1, 3)).to(device)
+        self.share = 1.0  # of the incoming residual that was kept
 
     def at(self, points: torch.Tensor) -> torch.Tensor:
         """w (n, 3) at LPS points (n, 3)."""
-        out = look_up(self.start, self.lattice.normalised(points))
-        for lattice, nodes in self.added:
-            out = out + look_up(nodes, lattice.normalised(points))
-        return out
+        return RowsAt(self.lattice, points).value(self.w)
 
-    def result(self, cancelled: Stop = None) -> DisplacementField:
+    def mapped(self, points: torch.Tensor) -> torch.Tensor:
+        """T(x) (n, 3) of LPS points (n, 3)."""
+        matrix, offset = (
+            torch.tensor(v, dtype=torch.float32, device=self.device)
+            for v in (self.affine.matrix, self.affine.offset)
+        )
+        return (points + self.at(points)) @ matrix.T + offset
+
+    def scale(self, share: float) -> None:
+        """Keep only this share of w."""
+        self.share = share
+        self.w *= share
+
+    def add(self, nodes: torch.Tensor, grid: Grid) -> None:
+        """Add the cubic B-splines of nodes (3, d, h, w) on the lattice ``grid``."""
+        self.w += spline_on(nodes, grid, self.field.grid).reshape(3, -1).T
+
+    def add_values(self, values: np.ndarray, grid: Grid) -> None:
+        """Add values (d, h, w, 3) on ``grid``, trilinear, 0 past it."""
+        added = DisplacementField(grid, values, Affine.identity()).resample(self.field.grid)
+        self.w += torch.from_numpy(added.displacement.reshape(-1, 3)).to(self.device)
+
+    def result(self) -> DisplacementField:
         """The refined field, on the incoming one's grid and with its map outside."""
-        grid = self.field.grid
-        u = self.field.displacement.copy()
-        if self.share != 1:
-            straight = DisplacementField.from_affine(grid, self.affine).displacement
-            u = straight + self.share * (u - straight)
-        # nodes are 0 on their lattice's border, so past it nothing is added
-        corners = np.concatenate([lattice.grid.corners() for lattice, _ in self.added] or [grid.corners()])
-        index = grid.world_to_index(corners)
-        low = np.clip(np.floor(index.min(0)), 0, grid.size).astype(int)
-        high = np.clip(np.ceil(index.max(0)) + 1, 0, grid.size).astype(int)
-        (x0, y0, z0), (x1, y1, z1) = low, high
-        points = grid.points()[z0:z1, y0:y1, x0:x1]
-        # by slice, so that stops are heard; a GPU is waited for only now and then
-        step = 1 if self.device.type == "cpu" else SLICES
-        for k in range(0, len(points), step):
-            check(cancelled)
-            some = points[k : k + step]
-            x = torch.from_numpy(np.ascontiguousarray(some).reshape(-1, 3)).to(self.device)
-            correction = torch.zeros_like(x)
-            for lattice, nodes in self.added:
-                correction += look_up(nodes, lattice.normalised(x))
-            moved = correction.cpu().numpy().reshape(some.shape).astype(float) @ self.affine.matrix.T
-            u[z0 + k : z0 + k + len(some), y0:y1, x0:x1] += moved.astype(np.float32)
-        return DisplacementField(grid, u, self.field.outside)
+        w = self.w.cpu().numpy().reshape(*self.field.grid.shape, 3)
+        return DisplacementField.from_residual(self.field.grid, w, self.affine, self.field.outside)
 
 
 def _fitted(field: DisplacementField) -> Affine:

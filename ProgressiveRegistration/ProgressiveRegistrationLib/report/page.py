@@ -14,7 +14,7 @@ from ..errors import OutputError
 from ..files import write_text
 from ..statistics import STATISTICS, TAIL, WHEN
 from ..transforms import Transform
-from . import pictures
+from . import charts, pictures
 from .content import to_json
 from .uncertainty_pictures import doubt_planes, doubt_scale
 
@@ -53,10 +53,10 @@ def draw(
                 "width": shown.shape[1],
             }
         )
-    out = {"planes": planes, "scale": pictures.jacobian_scale_svg(), "histogram": None}
+    out = {"planes": planes, "scale": charts.scale_svg(pictures.JACOBIAN_RANGE), "histogram": None}
     if landmarks:
         before, after = (np.array([row[f"{when}_mm"] for row in landmarks]) for when in ("before", "after"))
-        out["histogram"] = pictures.histogram_svg(before, after)
+        out["histogram"] = charts.histogram_svg(before, after, pictures.FIXED_COLOUR)
     out["doubt"] = None
     if doubt is not None and lung_mask is not None:
         out["doubt"] = {"planes": doubt_planes(fixed, lung_mask, doubt), "scale": doubt_scale()}

@@ -1,10 +1,9 @@
-"""The pictures of a report: overlays, Jacobian maps, histogram. In memory: no files, no display."""
+"""The pictures of a report: overlays and Jacobian maps. In memory: no files, no display."""
 
 from __future__ import annotations
 
 import base64
 import io
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import SimpleITK as sitk
 from ..geometry import Box, Grid
 from ..quality import jacobian_determinant
 from ..transforms import Transform
+from .charts import colours
 
 WINDOW_HU = (-1000.0, 400.0)
 PIXEL_MM = 1.0
@@ -94,7 +94,7 @@ def itk_transform(transform: Transform, planes: list[Plane]) -> sitk.Transform:
     if isinstance(transform, sitk.Transform):
         return transform
     box = Box.around(np.concatenate([plane.grid.corners() for plane in planes]))
-    return transform.covering(box.grid(8)).to_transform()
+    return transform.transform_over(box.grid(8))
 
 
 def overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
@@ -109,11 +109,9 @@ def jacobian_picture(fixed: np.ndarray, determinant: np.ndarray, inside: np.ndar
 
     ``inside`` (h, w) bool: outside it (not lung) the colours are faint.
     """
-    from matplotlib import colormaps
-
     folded = determinant <= 0
     log = np.log2(np.where(folded, 1.0, determinant)) / np.log2(JACOBIAN_RANGE)
-    colour = colormaps["RdBu_r"](np.clip((log + 1) / 2, 0, 1))[..., :3]
+    colour = colours(np.clip((log + 1) / 2, 0, 1))
     grey = np.repeat((0.15 + 0.85 * np.sqrt(fixed))[..., None], 3, axis=-1)
     strength = np.where(inside, 0.85, 0.3)[..., None] if inside is not None else 0.7
     out = (1 - strength) * grey + strength * colour * (0.6 + 0.4 * grey)
@@ -134,67 +132,9 @@ def mask_slice(mask: sitk.Image, plane: Plane) -> np.ndarray:
 
 
 def png_uri(picture: np.ndarray) -> str:
-    """A PNG as a ``data:`` address."""
-    from matplotlib.image import imsave
+    """A PNG as a ``data:`` address; ``picture`` (h, w, 3) uint8."""
+    from PIL import Image
 
     out = io.BytesIO()
-    imsave(out, picture, format="png")
+    Image.fromarray(picture).save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def histogram_svg(before: np.ndarray, after: np.ndarray) -> str:
-    """TRE before and after as one SVG; the last bin also holds what lies beyond."""
-    from matplotlib.figure import Figure
-
-    everything = np.concatenate([before, after])
-    top = max(1.0, float(np.percentile(everything, 99.5)))
-    width = next(w for w in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 100.0, np.inf) if top / w <= 40)
-    width = top / 40 if np.isinf(width) else width
-    edges = np.arange(0, top + 2 * width, width)
-    figure = Figure(figsize=(6.4, 3.1))
-    axes = figure.add_subplot()
-    for values, colour, name in ((before, "#b9b4ab", "before"), (after, FIXED_COLOUR, "after")):
-        axes.hist(
-            np.minimum(values, edges[-1] - width / 2),
-            edges,
-            color=colour,
-            alpha=0.85,
-            label=f"{name}: mean {values.mean():.2f} mm",
-            edgecolor="white",
-            linewidth=0.6,
-        )
-        axes.axvline(values.mean(), color=colour, linewidth=1.4, linestyle=(0, (4, 2)))
-    axes.set_xlabel("target registration error (mm)")
-    axes.set_ylabel("landmarks")
-    axes.set_xlim(0, edges[-1])
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return _svg(figure, "histogram")
-
-
-def jacobian_scale_svg() -> str:
-    """The colour scale of the Jacobian pictures."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 0.62))
-    axes = figure.add_axes((0.02, 0.62, 0.96, 0.3))
-    axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=colormaps["RdBu_r"], extent=(-1, 1, 0, 1))
-    axes.set_yticks([])
-    ticks = [1 / JACOBIAN_RANGE, 1 / np.sqrt(JACOBIAN_RANGE), 1, np.sqrt(JACOBIAN_RANGE), JACOBIAN_RANGE]
-    axes.set_xticks(np.log2(ticks) / np.log2(JACOBIAN_RANGE), [f"{t:.2g}" for t in ticks], fontsize=8)
-    return _svg(figure, "scale")
-
-
-def _svg(figure, salt: str) -> str:
-    import matplotlib
-
-    out = io.StringIO()
-    # The page's own font; a fixed salt and no date: the same figures give the same file.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-    text = out.getvalue()
-    # A page needs neither the XML head nor matplotlib's licence-style metadata.
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
