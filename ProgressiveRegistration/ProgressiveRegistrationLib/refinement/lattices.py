@@ -64,7 +64,8 @@ class RowsAt:
     def value_and_slopes(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, c), and (n, 3, c): its derivatives along x, y, z in index steps."""
         n = len(self._x)
-        step = self._x.new_tensor([-1.0, 1.0]).expand(n, 2)
+        one = torch.ones_like(self._x[:, 0])
+        step = torch.stack([-one, one], -1)
         zy = (self._z[:, :, None] * self._y[:, None])[..., None]
         weights = torch.stack(
             [
@@ -91,8 +92,9 @@ class RowsAt:
 def _sums(rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """(n, k, c) float32: of rows at ``index`` (n, 8), the sums that weights (n, k, 8) make."""
     n, k, _ = weights.shape
-    if rows.device.type != "cpu":
-        return weights @ rows[index.long()].float()
+    weights = weights.to(rows.dtype)
+    if rows.device.type != "cpu":  # rounded as on the CPU: the same field comes out
+        return (weights.float() @ rows[index.long()].float()).to(rows.dtype).float()
     # gathered rows are summed as they come and never stored: four times faster
     bags = torch.arange(0, 8 * n * k + 1, 8, dtype=torch.int32)
     index = index[:, None].expand(n, k, 8).reshape(-1)
@@ -101,7 +103,7 @@ def _sums(rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> tor
         rows,
         bags,
         mode="sum",
-        per_sample_weights=weights.reshape(-1).to(rows.dtype),
+        per_sample_weights=weights.reshape(-1),
         include_last_offset=True,
     )
     return summed.view(n, k, -1).float()

@@ -54,7 +54,7 @@ class SplineAt:
             # up to 0.1 mm from run to run
             out = torch.zeros((int(np.prod(self.shape)), 3), dtype=torch.float64, device=slopes.device)
             spread = slopes[:, None].expand(-1, 64, 3).reshape(-1, 3) * self._weights[:, None]
-            out = out.index_add_(0, self._index, spread.double()).float()
+            out = out.index_add(0, self._index, spread.double()).float()
         return out.T.reshape(3, *self.shape)
 
 
