@@ -206,11 +206,11 @@ class DisplacementField:
             return True
         for axis in range(3):  # of the array: z, y, x
             for end in (0, -1):
-                corner, size = [0, 0, 0], list(self.grid.size)
+                corner, size = np.zeros(3), np.array(self.grid.size)
                 corner[2 - axis], size[2 - axis] = (self.grid.shape[axis] - 1) * -end, 1
-                face = Grid(
-                    tuple(size), self.grid.spacing, self.grid.index_to_world(corner), self.grid.direction
-                )
+                nx, ny, nz = size.tolist()
+                x, y, z = self.grid.index_to_world(corner).tolist()
+                face = Grid((nx, ny, nz), self.grid.spacing, (x, y, z), self.grid.direction)
                 there = self.displacement.take([end], axis)
                 gap = _affine_displacement(face, self.outside) - there
                 if np.abs(gap).max() > tolerance:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from . import pictures
-from .pictures import FIXED_COLOUR, MOVING_COLOUR, Plane, _svg
+from .pictures import FIXED_COLOUR, MOVING_COLOUR, Plane
 
 COLOURS = ("#d9731a", "#2f7fc4", "#3f8f5f", "#8d5fb0", "#b3261e", "#6a6f78")
 
@@ -122,3 +125,17 @@ def histogram_svg(histograms: Mapping[str, Mapping[str, Sequence[float]]], unit:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return _svg(figure, "histogram " + unit)
+
+
+def _svg(figure: Any, salt: str) -> str:
+    """A figure of matplotlib as SVG in the page's own font."""
+    import matplotlib
+
+    out = io.StringIO()
+    # A fixed salt and no date: the same figures give the same file.
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    text = out.getvalue()
+    # A page needs neither the XML head nor matplotlib's licence-style metadata.
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

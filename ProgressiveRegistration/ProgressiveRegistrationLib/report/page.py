@@ -53,7 +53,11 @@ def draw(
                 "width": shown.shape[1],
             }
         )
-    out = {"planes": planes, "scale": charts.scale_svg(pictures.JACOBIAN_RANGE), "histogram": None}
+    out: dict[str, Any] = {
+        "planes": planes,
+        "scale": charts.scale_svg(pictures.JACOBIAN_RANGE),
+        "histogram": None,
+    }
     if landmarks:
         before, after = (np.array([row[f"{when}_mm"] for row in landmarks]) for when in ("before", "after"))
         out["histogram"] = charts.histogram_svg(before, after, pictures.FIXED_COLOUR)
