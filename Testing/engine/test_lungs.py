@@ -19,7 +19,7 @@ def coarser(image: sitk.Image) -> sitk.Image:
 @pytest.fixture(scope="module")
 def scans(shared) -> dict[str, tuple[sitk.Image, Lungs]]:
     files = sorted(shared.glob("ct/*/*.nrrd"))
-    assert len(files) == 12
+    assert len(files) >= 12
     images = {f.stem: coarser(sitk.ReadImage(str(f))) for f in files}
     return {name: (image, find_lungs(image, name=name)) for name, image in images.items()}
 

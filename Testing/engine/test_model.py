@@ -185,7 +185,7 @@ def test_weights_travel_in_the_wheel(tmp_path):
     shipped = {p.name for p in (ROOT / "Resources" / "Models").glob("*.json")}
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "from ProgressiveRegistrationLib import model\n"
+        "from ProgressiveRegistrationLib.network import model\n"
         f"assert model.__file__.startswith({str(site)!r}), model.__file__\n"
         "print(*[c.weights.replace('.safetensors', '.json') for c in model.available_models()])\n"
         "[c.read_weights() for c in model.available_models()]"
