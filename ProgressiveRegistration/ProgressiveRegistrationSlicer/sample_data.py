@@ -10,6 +10,7 @@ from ProgressiveRegistrationSlicer import mrml, mrml_landmarks
 
 CATEGORY = "Progressive Registration"
 NAME = "BreathingThorax"
+NAME_4D = "BreathingThorax4DCT"
 ICONS = Path(__file__).resolve().parents[1] / "Resources" / "Icons"
 
 
@@ -26,6 +27,35 @@ def register() -> None:
         nodeNames=["Thorax exhale", "Thorax inhale"],
         customDownloader=load,
     )
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category=CATEGORY,
+        sampleName=NAME_4D,
+        thumbnailFileName=str(ICONS / f"{NAME}.png"),
+        uris=[""],
+        fileNames=["thorax.seq.nrrd"],
+        nodeNames=["Thorax 4DCT"],
+        customDownloader=load_cycle,
+    )
+
+
+def load_cycle(source=None, **options) -> list:
+    """Put a made-up 4DCT of ten phases into the scene, coarser than the pair; takes about half a minute.
+
+    ``options`` go to ``breathing_cycle``. Returns the browser, its sequence and the phase that it shows.
+    """
+    from ProgressiveRegistrationLib.phantom.cycle import breathing_cycle
+
+    from . import sequence_scene
+
+    chosen = {
+        "phases": 10,
+        "hysteresis": 0.05,
+        "size": (128, 104, 100),
+        "spacing": (2.7, 2.7, 3.2),
+        **options,
+    }
+    cycle = breathing_cycle(**{"landmarks": 40, **chosen})
+    return list(sequence_scene.add_phases("Thorax 4DCT", list(zip(cycle.names, cycle.images))))
 
 
 def load(source=None, **options) -> list:

@@ -81,10 +81,7 @@ def show(
     volumes, transforms = (_sequence(f"{name} {kind}") for kind in (_("phases"), _("transforms")))
     lattice = _lattice(phases[reference][1], region)
     for k, (phase, image) in enumerate(phases):
-        volume = slicer.vtkMRMLScalarVolumeNode()
-        volume.SetName(phase)
-        mrml.update_volume(volume, image)
-        volumes.SetDataNodeAtValue(volume, phase)
+        volumes.SetDataNodeAtValue(_phase_node(phase, image), phase)
         node = slicer.vtkMRMLTransformNode()  # what Slicer makes of it when it opens the scene again
         node.SetName(f"{phases[reference][0]} to {phase}")
         moved = fields[k].resample(lattice) if k in fields else DisplacementField.identity(lattice)
@@ -110,6 +107,30 @@ def show(
         mrml_landmarks.landmarks_to_node(landmarks, out.landmarks)
     slicer.util.setSliceViewerLayers(background=fixed, foreground=phase, foregroundOpacity=0.5)
     return out
+
+
+def add_phases(name: str, phases: list) -> tuple:
+    """A browser that plays ``phases``, (name, sitk.Image) each; returns it, its sequence and its phase."""
+    sequences = logic()
+    volumes = _sequence(name)
+    for phase, image in phases:
+        volumes.SetDataNodeAtValue(_phase_node(phase, image), phase)
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{name} browser")
+    browser.AddSynchronizedSequenceNode(volumes)
+    browser.SetSaveChanges(volumes, False)
+    browser.SetSelectedItemNumber(0)
+    sequences.UpdateProxyNodesFromSequences(browser)
+    shown = browser.GetProxyNode(volumes)
+    _display(shown)
+    slicer.util.setSliceViewerLayers(background=shown)
+    return browser, volumes, shown
+
+
+def _phase_node(name: str, image: sitk.Image):
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetName(name)
+    mrml.update_volume(node, image)
+    return node
 
 
 def add_volume(name: str, image: sitk.Image):

@@ -11,7 +11,7 @@ from ProgressiveRegistrationLib.errors import OutputError
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.landmarks import Landmarks
-from ProgressiveRegistrationSlicer import mrml, sequence_scene
+from ProgressiveRegistrationSlicer import mrml, sample_data, sequence_scene
 from ProgressiveRegistrationSlicer.choices import Preset
 from slicer_harness import process_events_until
 from slicer_harness.fixtures import slicer, vtk
@@ -161,3 +161,19 @@ def test_browser_without_volumes_is_told(panel):
     panel.sequence.button.click()
     assert panel._task is None
     assert "Empty plays no volumes" in panel.ui.messageLabel.text
+
+
+def test_sample_data_is_a_breath_that_the_panel_takes(panel):
+    sample_data.register()
+    assert sample_data.NAME_4D in [
+        s.sampleName for s in slicer.modules.sampleDataSources[sample_data.CATEGORY]
+    ]
+    small = {"phases": 3, "size": (64, 64, 44), "spacing": (5.4, 5.4, 7.0), "tips": 300, "landmarks": 5}
+    browser, sequence, shown = sample_data.load_cycle(**small)
+    assert [sequence.GetNthIndexValue(k) for k in range(3)] == ["phase00", "phase33", "phase67"]
+    panel.sequence.selector.setCurrentNode(browser)
+    assert panel.sequence.button.enabled
+    first = slicer.util.arrayFromVolume(shown).copy()
+    browser.SetSelectedItemNumber(1)
+    sequence_scene.logic().UpdateProxyNodesFromSequences(browser)
+    assert not np.array_equal(slicer.util.arrayFromVolume(shown), first)
