@@ -98,6 +98,7 @@ def test_quality_report_names_what_is_outside_its_tolerance(capsys, pair, spoile
         "outputs": {"transform": "/moved/since/displacement.nrrd"},
         "notes": ["Look here."],
         "preset": "balanced",
+        "inverse_consistency_mm": {"mean": 9.0, "p95": 12.0},
     }
     (tmp_path / "result" / "report.json").write_text(json.dumps(report), encoding="utf-8")
     code, printed, _ = run(capsys, "qa", tmp_path / "result", "-o", tmp_path / "qa", "--json", "-q")
@@ -105,7 +106,8 @@ def test_quality_report_names_what_is_outside_its_tolerance(capsys, pair, spoile
     found = json.loads(printed)
     verdicts = {check["name"]: check["verdict"] for check in found["checks"]}
     assert verdicts["Landmarks (TRE)"] == "not measured"
-    assert verdicts["Inverse consistency"] == "not measured"
+    assert verdicts["Inverse consistency"] == "outside"  # as register measured it
+    assert verdicts["Transitivity over neighbouring phases"] == "not measured"
     assert verdicts["Lungs overlap (Dice)"] == "within"
     assert found["inputs"]["fixed"]["sha256"] != found["inputs"]["moving"]["sha256"]
     assert (tmp_path / "qa" / "qa.pdf").read_bytes().startswith(b"%PDF")

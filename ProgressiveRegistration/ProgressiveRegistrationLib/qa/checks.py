@@ -93,7 +93,7 @@ def examine(
         mapping, fixed, lung_mask=lungs[0].mask, backward=back, cancelled=cancelled, **pair.figures()
     )
     figures["lungs"] = lung_agreement(mapping, lungs[0].mask, lungs[1].mask)
-    figures.update(source.figures)
+    figures.update({key: value for key, value in source.figures.items() if figures.get(key) is None})
     tell(0.7, "Mapping the uncertainty")
     found = None
     if isinstance(mapping, DisplacementField):
@@ -325,7 +325,7 @@ def _pair(result: Path) -> _Source:
         PairFiles(*map(Path, paths), *files, exclude_landmarks=tuple(names.get("excluded_landmarks", ()))),
         transform if transform.is_file() else path.parent / transform.name,  # the folder was moved
         done,
-        {},
+        {"inverse_consistency_mm": done.get("inverse_consistency_mm")},  # the way back is not on the disk
     )
 
 
