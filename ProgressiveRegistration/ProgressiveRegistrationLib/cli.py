@@ -24,6 +24,7 @@ from rich.table import Table
 
 from . import __version__
 from .cli_clinic import add_commands as add_clinic
+from .cli_dicom import add_commands as add_dicom
 from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
 from .cli_options import option, takes
@@ -67,8 +68,9 @@ JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 PRESET, MODEL, DEVICE = (option(Options, name) for name in ("preset", "model", "device"))
 REPORT = option(Options, "report")
-FIXED, FIXED_MASK, FIXED_SERIES, MOVING_SERIES = (
-    option(PairFiles, name) for name in ("fixed", "fixed_mask", "fixed_series", "moving_series")
+FIXED, FIXED_MASK, FIXED_SERIES, MOVING_SERIES, MOVING_FRAME = (
+    option(PairFiles, name)
+    for name in ("fixed", "fixed_mask", "fixed_series", "moving_series", "moving_frame")
 )
 
 
@@ -117,7 +119,7 @@ def register(
     files: PairFiles,
     options: Options,
     output: Path = typer.Option(..., "--output", "-o", help="Folder for the results.", show_default=False),
-    series: Optional[str] = typer.Option(None, help="Series UID for both DICOM folders."),
+    series: Optional[str] = typer.Option(None, help="The same volume of both DICOM folders."),
     as_json: bool = JSON,
     quiet: bool = QUIET,
 ) -> None:
@@ -179,7 +181,9 @@ def apply(
         None, help="Fixed image: its grid is the result's; with --landmarks: its voxels are a .txt file's."
     ),
     moving_series: Optional[str] = MOVING_SERIES,
-    reference_series: Optional[str] = typer.Option(None, help="Series UID in the reference's DICOM folder."),
+    reference_series: Optional[str] = typer.Option(None, help="The same for the reference's DICOM folder."),
+    moving_frame: Optional[int] = MOVING_FRAME,
+    reference_frame: Optional[int] = typer.Option(None, help="Which volume of a reference time sequence."),
     label: bool = typer.Option(False, "--label", help="MOVING is a label map: nearest neighbour."),
     landmarks: Optional[Path] = typer.Option(
         None, help="Fixed landmarks to carry to the moving image, instead."
@@ -192,9 +196,14 @@ def apply(
     """Warp an image, a label map or landmarks with a transform."""
     from .jobs import apply_image, apply_points
 
-    series = {"moving_series": moving_series, "reference_series": reference_series}
+    series = {
+        "moving_series": moving_series,
+        "reference_series": reference_series,
+        "moving_frame": moving_frame,
+        "reference_frame": reference_frame,
+    }
     if landmarks is not None:
-        apply_points(
+        notes = apply_points(
             transform, landmarks, output, reference=reference, moving=moving, columns=columns, **series
         )
     elif moving is None:
@@ -202,7 +211,8 @@ def apply(
     elif reference is None:
         raise InputError("Give --reference, the image whose grid the result gets.")
     else:
-        apply_image(transform, moving, reference, output, label=label, **series)
+        notes = apply_image(transform, moving, reference, output, label=label, **series)
+    _show_notes(notes)
     _out.print(f"Wrote {_plain(output)}")
 
 
@@ -215,7 +225,7 @@ def models(as_json: bool = JSON) -> None:
 
     cards = available_models()
     if as_json:
-        print(json.dumps(jsonable(cards), indent=2, ensure_ascii=False))
+        print_json(json.dumps(jsonable(cards), indent=2, ensure_ascii=False))
         return
     if not cards:
         _out.print("No model is installed.")
@@ -370,16 +380,29 @@ def _progress(quiet: bool) -> Iterator[Any]:
         yield lambda stage, fraction, text: bar.update(task, completed=fraction, description=_plain(text))
 
 
+def print_json(text: str) -> None:
+    """JSON on standard output, with escapes where the console's encoding lacks a character."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        text = json.dumps(json.loads(text), indent=2)
+    print(text.rstrip("\n"))
+
+
+def _show_notes(notes: List[str]) -> None:
+    for note in notes:
+        _out.print(f"[yellow]Note:[/yellow] {_plain(note)}")
+
+
 def _show(report: dict, as_json: bool) -> None:
     if as_json:
         from .report.content import to_json
 
-        print(to_json(report), end="")
+        print_json(to_json(report))
         return
     from .statistics import STATISTICS, TAIL, WHEN
 
-    for note in report["notes"]:
-        _out.print(f"[yellow]Note:[/yellow] {_plain(note)}")
+    _show_notes(report["notes"])
     errors = report["tre_mm"]
     if errors:
         table = Table("TRE (mm)", box=None, pad_edge=False)
@@ -424,6 +447,7 @@ def _command() -> str:
 
 add_motion(app, sys.modules[__name__], EXIT_CODES)
 add_landmarks(app, sys.modules[__name__], EXIT_CODES)
+add_dicom(app, sys.modules[__name__], EXIT_CODES)
 add_clinic(app, sys.modules[__name__], EXIT_CODES)
 
 if __name__ == "__main__":

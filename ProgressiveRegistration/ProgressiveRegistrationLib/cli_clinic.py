@@ -61,7 +61,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             write_image(found.grid.image(found.zones), folder / "zones.nrrd")
             write_text(folder / "ventilation.json", to_json(jsonable(found.figures)))
         if as_json:
-            print(to_json(jsonable(found.figures)), end="")
+            cli.print_json(to_json(jsonable(found.figures)))
             return
         for note in found.figures["notes"]:
             cli._out.print(f"[yellow]Note:[/yellow] {cli._plain(note)}")
@@ -242,7 +242,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             case = examine(result, inverse=inverse, progress=progress)
             paths = write_qa(case, output)
         if as_json:
-            print(json.dumps(case.report, indent=2, ensure_ascii=False))
+            cli.print_json(json.dumps(case.report, indent=2, ensure_ascii=False))
             return
         from rich.table import Table
 

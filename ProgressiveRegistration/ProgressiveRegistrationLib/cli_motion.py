@@ -82,7 +82,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         with cli._progress(quiet) as progress:
             result = run_sequence(job, workers=workers, scheduler=scheduler, tell=tell, progress=progress)
         if as_json:
-            print(json.dumps(result.report, indent=2, ensure_ascii=False))
+            cli.print_json(json.dumps(result.report, indent=2, ensure_ascii=False))
             return
         _show_sequence(cli, result.report)
 

@@ -13,9 +13,9 @@ from typing import Any, List, Optional, get_type_hints
 
 import typer
 
-from .options import ENDINGS, FLAG, LABELS, PATH, flag_of, needed, parse
+from .options import ENDINGS, FLAG, LABELS, PATH, WHOLE, flag_of, needed, parse
 
-KINDS = {PATH: Path, LABELS: List[str], ENDINGS: List[str], FLAG: bool}
+KINDS = {PATH: Path, LABELS: List[str], ENDINGS: List[str], FLAG: bool, WHOLE: int}
 
 
 def takes(

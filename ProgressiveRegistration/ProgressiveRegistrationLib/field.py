@@ -20,7 +20,8 @@ from .errors import InputError, OutputError, memory_errors
 from .files import replacing
 from .formats import READ_FIELD_ENDINGS, transform_ending
 from .geometry import Affine, Box, Grid, continued, steps_to_cover
-from .images import itk_message, warp_image
+from .images import warp_image
+from .itk import itk_message
 from .itk_hdf5 import write_hdf5
 from .progress import Stop, check
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +12,35 @@ from .constants import NOTHING_HU
 from .errors import InputError, OutputError, memory_errors
 from .files import replacing
 from .geometry import Grid
+from .itk import itk_message, quiet_itk
+from .reading import dirlab, headers
+from .reading.dicom import is_dicom
+from .reading.frames import one_frame
+from .reading.nifti import is_nifti_name, read_nifti
 
 MIN_VOXELS = 8  # along each axis: less is a slice or a strip, not a volume
-MOST_NAMED, MOST_LOOKED_AT = 4, 1000  # folders with DICOM files, where the one given has none
-# DICOM tags
-POSITION, ORIENTATION, INSTANCE = "0020|0032", "0020|0037", "0008|0018"
-PHASE_TAGS = {
-    "TemporalPositionIdentifier": "0020|0100",
-    "TemporalPositionIndex": "0020|9128",
-    "AcquisitionNumber": "0020|0012",
-    "TriggerTime": "0018|1060",
-    "ImageComments": "0020|4000",
-    "SeriesTime": "0008|0031",
-}
 
 
 def read_image(
-    path: str | os.PathLike, series: str | None = None, *, option: str | None = None
+    path: str | os.PathLike,
+    series: str | None = None,
+    *,
+    option: str | None = None,
+    frame: int | None = None,
+    notes: list[str] | None = None,
 ) -> sitk.Image:
-    """Read a 3D scalar image: NRRD, MetaImage, NIfTI or whatever else ITK reads, or a folder of DICOM files.
+    """Read a 3D scalar image: NRRD, MetaImage, NIfTI or whatever else ITK reads, DIR-Lab's raw files,
+    or DICOM.
 
     Parameters
     ----------
     path : a file, or a folder that holds one or more DICOM series.
-    series : the series instance UID, or the end of one, to take from a folder; None: the one with the most
-        slices.
-    option : where a user gives ``series``, for the error's advice.
+    series : which volume to take from a folder: a series' number, description, UID or its end, or
+        ``TAG=VALUE``; None: the one with the most slices.
+    option : where a user gives ``series`` and ``frame``, for the error's advice: ``--fixed-series`` goes with
+        ``--fixed-frame``.
+    frame : which volume to take from a time sequence in one file, from 0.
+    notes : gets sentences about what was done to the image that a user should know.
 
     Raises
     ------
@@ -57,15 +54,20 @@ def read_image(
     >>> image.GetSize(), image.GetSpacing()
     ((40, 30, 20), (1.0, 1.0, 2.5))
     """
-    return check_image(_read(path, series, option), str(path))
+    return check_image(_read(path, series, option, frame, notes), str(path))
 
 
 def read_volume(
-    path: str | os.PathLike, series: str | None = None, *, option: str | None = None
+    path: str | os.PathLike,
+    series: str | None = None,
+    *,
+    option: str | None = None,
+    frame: int | None = None,
+    notes: list[str] | None = None,
 ) -> sitk.Image:
     """The same whatever the size and the values: a mask, a label map,
     or an image of which the grid alone counts."""
-    return check_volume(_read(path, series, option), str(path))
+    return check_volume(_read(path, series, option, frame, notes), str(path))
 
 
 def check_image(image: sitk.Image, name: str) -> sitk.Image:
@@ -93,10 +95,7 @@ def check_volume(image: sitk.Image, name: str) -> sitk.Image:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     if image.GetDimension() != 3:
-        raise InputError(
-            f"{name} has {image.GetDimension()} dimensions; a 3D volume is needed (of a 4D scan, give "
-            "one phase)."
-        )
+        raise InputError(f"{name} has {image.GetDimension()} dimensions; a 3D volume is needed.")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"{name} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors?); "
@@ -165,244 +164,63 @@ def write_image(image: sitk.Image, path: str | os.PathLike) -> None:
             raise OutputError(f"{path} cannot be written: {itk_message(error)}.") from error
 
 
-def itk_message(error: Exception) -> str:
-    """The line of ITK's message that tells what happened, without its source file and object address."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("): ")[-1].rstrip(".") if lines else type(error).__name__
-
-
-def _read(path: str | os.PathLike, series: str | None, option: str | None) -> sitk.Image:
+def _read(
+    path: str | os.PathLike,
+    series: str | None,
+    option: str | None,
+    frame: int | None,
+    notes: list[str] | None,
+) -> sitk.Image:
     path = Path(path)
+    notes = [] if notes is None else notes
     if not path.exists():
         raise InputError(f"{path} does not exist; give an image file or a folder of DICOM files.")
-    return _read_folder(path, series, option) if path.is_dir() else _read_file(path)
+    if path.is_dir():
+        from .reading.dicom_series import read_folder
+
+        return read_folder(path, series, option, notes)
+    return read_file(path, series, option=option, frame=frame, notes=notes)
 
 
-def _read_file(path: Path) -> sitk.Image:
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; give an image file.")
+def read_file(
+    path: Path,
+    series: str | None = None,
+    *,
+    option: str | None = None,
+    frame: int | None = None,
+    notes: list[str],
+) -> sitk.Image:
+    """The image in a file, by what the file is rather than by its name; raises InputError."""
     try:
-        with memory_errors():
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty; give an image file.")
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    frame_option = option and option.split()[0].replace("-series", "-frame")
+    lower = path.name.lower()
+    if is_dicom(path):
+        from .reading.dicom_series import read_file as read_dicom
+
+        return read_dicom(path, series, option, notes)
+    if dirlab.is_raw(path):
+        return dirlab.read_raw(path, notes)
+    if is_nifti_name(path) or (start == b"\x1f\x8b" and not lower.endswith(".gipl.gz")):
+        image, found = read_nifti(path, frame, frame_option)
+        notes += found
+        return image
+    try:
+        with memory_errors(), quiet_itk():
+            listed = False
+            if lower.endswith(headers.NRRD_ENDINGS):
+                kinds = headers.nrrd_fields(path).get("kinds", "").split()
+                listed = len(kinds) == 4 and bool({"list", "time"} & set(kinds))
+            elif lower.endswith(headers.META_ENDINGS):
+                headers.meta_fields(path)
+            else:
+                headers.check_room_of_other(path)
             image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an image: it is damaged, cut off or no image.") from error
-    if path.name.lower().endswith((".nii", ".nii.gz")) and _nifti_is_cut_off(path, image):
-        raise InputError(f"{path} cannot be read as an image: it is cut off; copy or convert it again.")
-    return image
-
-
-def _nifti_is_cut_off(path: Path, image: sitk.Image) -> bool:
-    """ITK fills a truncated NIfTI file up without a word; so count its bytes."""
-    voxels = sitk.GetArrayViewFromImage(image)
-    stored = sitk.ImageFileReader()
-    stored.SetFileName(str(path))
-    stored.ReadImageInformation()
-    # Rescaled files hold fewer bytes per voxel than what ITK hands out.
-    scaled = stored.GetMetaData("scl_slope") if stored.HasMetaDataKey("scl_slope") else "0"
-    bits = int(stored.GetMetaData("bitpix")) if stored.HasMetaDataKey("bitpix") else 8
-    needed = 348 + voxels.size * (bits // 8 if float(scaled) not in (0.0, 1.0) else voxels.dtype.itemsize)
-    if not path.name.lower().endswith(".gz"):
-        return path.stat().st_size < needed
-    length = 0
-    try:
-        with gzip.open(path) as stream:
-            while chunk := stream.read(1 << 22):
-                length += len(chunk)
-    except (EOFError, OSError, zlib.error):
-        return True
-    return length < needed
-
-
-@dataclass(frozen=True)
-class _Slice:
-    file: str
-    position: np.ndarray  # LPS mm of the first voxel
-    normal: np.ndarray
-    instance: str
-    phases: dict[str, str]  # what may tell the phases of a 4DCT apart
-
-
-def _read_folder(folder: Path, wanted: str | None, option: str | None) -> sitk.Image:
-    slices = series_files(folder, wanted, option)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(slices)
-    try:
-        with memory_errors():
-            return reader.Execute()
-    except RuntimeError as error:
-        raise InputError(f"The DICOM series in {folder} cannot be read: {itk_message(error)}.") from error
-
-
-def series_files(folder: Path, wanted: str | None = None, option: str | None = None) -> list[str]:
-    """The files of a folder's DICOM series, sorted by position,
-    from the patient's feet side of the normal on.
-
-    Raises
-    ------
-    InputError : no series, no such series, several like-sized ones, several volumes in one, missing slices,
-        tilted gantry.
-    """
-    with _without_warnings():  # ITK's own words for the sentence below
-        ids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not ids:
-        below = _folders_with_dicom(folder)
-        advice = (
-            f"one of those below it: {'; '.join(below)}"
-            if below
-            else "a folder of DICOM files or an image file"
-        )
-        raise InputError(f"{folder} holds no DICOM series; give {advice}.")
-    series = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in ids}
-    if wanted:
-        chosen = [uid for uid in ids if uid == wanted or uid.endswith(wanted)]
-        if len(chosen) != 1:
-            raise InputError(
-                f"{folder} holds {len(chosen)} series that end in {wanted}; it has: {', '.join(ids)}."
-            )
-        return sorted_slices(series[chosen[0]], str(folder))
-    by_size = sorted(ids, key=lambda uid: len(series[uid]), reverse=True)
-    if len(by_size) > 1 and len(series[by_size[1]]) > 0.5 * len(series[by_size[0]]):
-        listed = "; ".join(f"{uid} ({len(series[uid])} files)" for uid in by_size[:4])
-        advice = (
-            f"choose one with {option}, or give a folder with one series"
-            if option
-            else "give a folder with one"
-        )
-        raise InputError(f"{folder} holds several series of like size, so {advice}: {listed}.")
-    return sorted_slices(series[by_size[0]], str(folder))
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _folders_with_dicom(folder: Path) -> list[str]:
-    """Some folders below ``folder`` that hold DICOM files: what a user who gave a study's folder meant."""
-    found: list[str] = []
-    for looked, (place, folders, files) in enumerate(os.walk(folder)):
-        folders.sort()
-        names = sorted(name for name in files if name.upper() != "DICOMDIR")
-        if looked and names and is_dicom(Path(place) / names[0]):
-            found.append(place)
-        if len(found) == MOST_NAMED or looked == MOST_LOOKED_AT:
-            break
-    return found
-
-
-def is_dicom(path: Path) -> bool:
-    """Does the file carry DICOM's mark? TCIA's files all do."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError:
-        return False
-
-
-def sorted_slices(files: tuple[str, ...] | list[str], name: str) -> list[str]:
-    """Sort a series' files by position along the slice normal; copies of a slice are dropped.
-
-    Raises
-    ------
-    InputError : a file is no slice in space, images differ at one position, slices are missing, or the gantry
-        was tilted.
-    """
-    slices = [_read_slice(file) for file in files]
-    if len(slices) < MIN_VOXELS:
-        raise InputError(
-            f"The largest DICOM series in {name} has {len(slices)} file(s); a CT volume needs at least "
-            f"{MIN_VOXELS} slices."
-        )
-    normal = slices[0].normal
-    slices = [s for s in slices if np.abs(s.normal - normal).max() < 1e-3]  # a scout lies across
-    slices.sort(key=lambda s: float(s.position @ normal))
-    unique = _one_volume(slices, name)
-    positions = np.array([s.position for s in unique])
-    heights = positions @ normal
-    gaps = np.diff(heights)
-    usual = float(np.median(gaps)) if len(gaps) else 0.0
-    wide = np.flatnonzero(gaps > 1.5 * usual)
-    if wide.size:
-        missing = int(np.round(gaps[wide] / usual - 1).sum())
-        raise InputError(
-            f"The DICOM series in {name} misses about {missing} slice(s), the first after "
-            f"{Path(unique[wide[0]].file).name}; give the complete series."
-        )
-    drift = positions - positions[0] - np.outer(heights - heights[0], normal)
-    if np.abs(drift).max() > 1.0:
-        raise InputError(
-            f"The DICOM series in {name} was scanned with a tilted gantry (slices shift by "
-            f"{np.abs(drift).max():.0f} mm); resample it to a straight volume first."
-        )
-    return [s.file for s in unique]
-
-
-def _one_volume(slices: list[_Slice], name: str) -> list[_Slice]:
-    """The first slice at each position of sorted ones;
-    InputError where the others there are not its copies."""
-    places: list[dict[str, _Slice]] = []  # at each position: instance UID -> slice
-    height = -np.inf
-    for item in slices:
-        if item.position @ slices[0].normal - height > 1e-2:
-            height = item.position @ slices[0].normal
-            places.append({})
-        places[-1].setdefault(item.instance, item)
-    for place in places:
-        first, *others = place.values()
-        if others and not all(np.array_equal(_pixels(first.file), _pixels(s.file)) for s in others):
-            several = (
-                f"The DICOM series in {name} holds several volumes in one series ({len(place)} images "
-                "at one position"
-            )
-            tag, counts = _phases(places)
-            if tag is None:
-                raise InputError(f"{several}, as in {Path(first.file).name}); give a folder with one phase.")
-            values = [f"{value} ({count} images)" for value, count in counts.items()]
-            listed = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
-            raise InputError(
-                f"{several}), which {tag} tells apart: {listed}; put the files of one phase into a folder "
-                f"of their own, and give that folder."
-            )
-    return [next(iter(place.values())) for place in places]
-
-
-def _phases(places: list[dict[str, _Slice]]) -> tuple[str | None, dict[str, int]]:
-    """A tag whose every value goes with a volume of its own, and how many images each value has;
-    or None and {}."""
-    for tag in PHASE_TAGS:
-        stacks = [[item.phases[tag] for item in place.values()] for place in places]
-        if any(len(set(values)) < len(values) for values in stacks):
-            continue
-        counts = Counter(value for values in stacks for value in values)
-        if "" not in counts and min(counts.values()) >= MIN_VOXELS:
-            return tag, dict(sorted(counts.items(), key=lambda c: (len(c[0]), c[0])))
-    return None, {}
-
-
-def _pixels(file: str) -> np.ndarray:
-    return sitk.GetArrayFromImage(_read_file(Path(file)))
-
-
-def _read_slice(file: str) -> _Slice:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    try:
-        reader.ReadImageInformation()
-        position = np.array([float(v) for v in reader.GetMetaData(POSITION).split("\\")])
-        axes = np.array([float(v) for v in reader.GetMetaData(ORIENTATION).split("\\")])
-        found = {
-            key: reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
-            for key in (INSTANCE, *PHASE_TAGS.values())
-        }
-        phases = {name: found[key] for name, key in PHASE_TAGS.items()}
-        return _Slice(file, position, np.cross(axes[:3], axes[3:]), found[INSTANCE] or file, phases)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{file} is no readable CT slice with a position; remove it or give another series."
-        ) from error
+    return one_frame(image, frame, str(path), frame_option, listed=listed)

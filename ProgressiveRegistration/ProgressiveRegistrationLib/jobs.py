@@ -88,19 +88,30 @@ class Inputs:
     moving_mask: sitk.Image | None
     moving_labels: sitk.Image | None
     landmarks: LandmarkPair
+    notes: tuple[str, ...] = ()  # what was done to the images on reading
 
 
 def read_inputs(files: PairFiles) -> Inputs:
     """Read and check everything that belongs to a pair; raises InputError."""
+    notes: list[str] = []
     fixed, moving = (
-        path and read_image(path, series=series, option=f"--{side}-series (in a batch: {side}_series)")
-        for side, path, series in (
-            ("fixed", files.fixed, files.fixed_series),
-            ("moving", files.moving, files.moving_series),
+        path
+        and read_image(
+            path,
+            series,
+            option=f"--{side}-series (in a batch: {side}_series)",
+            frame=frame,
+            notes=notes,
+        )
+        for side, path, series, frame in (
+            ("fixed", files.fixed, files.fixed_series, files.fixed_frame),
+            ("moving", files.moving, files.moving_series, files.moving_frame),
         )
     )
-    others = (p and read_volume(p) for p in (files.fixed_mask, files.moving_mask, files.moving_labels))
-    return Inputs(fixed, moving, *others, read_landmark_pair(files, fixed, moving))
+    masks = (files.fixed_mask, files.moving_mask, files.moving_labels)
+    others = [path and read_volume(path, notes=notes) for path in masks]
+    pair = read_landmark_pair(files, fixed, moving)
+    return Inputs(fixed, moving, *others, pair, tuple(dict.fromkeys(notes)))
 
 
 @memory_errors()
@@ -150,6 +161,7 @@ def register_files(
                 write_image(doubt.image(), folder / outputs[formats.UNCERTAINTY])
         report = registration_report(result, figures)
         report["inputs"] = _described(job, inputs)
+        report["notes"][:0] = inputs.notes
         report["notes"] += [
             *_backward_notes(result, backward),
             *_folding_notes(figures),
@@ -272,7 +284,7 @@ def evaluate_files(
             mapping = read_transform(transform)
             back = None if inverse is None else read_transform(inverse)
             inputs = read_inputs(files)
-        notes = list(inputs.landmarks.notes)
+        notes = [*inputs.notes, *inputs.landmarks.notes]
         with work.stage("lungs", "Finding the fixed lungs"):
             given = files.fixed_mask is not None
             mask, note = lungs_or_note(
@@ -326,17 +338,24 @@ def apply_image(
     label: bool = False,
     moving_series: str | None = None,
     reference_series: str | None = None,
-) -> None:
-    """Warp an image (or a label map) onto a reference image's grid and write it."""
+    moving_frame: int | None = None,
+    reference_frame: int | None = None,
+) -> list[str]:
+    """Warp an image (or a label map) onto a reference image's grid and write it; returns notes."""
     mapping = read_transform(transform)
     read = read_volume if label else read_image
-    image = read(moving, series=moving_series, option="--moving-series")
-    grid = Grid.from_image(read_volume(reference, series=reference_series, option="--reference-series"))
+    notes: list[str] = []
+    image = read(moving, moving_series, option="--moving-series", frame=moving_frame, notes=notes)
+    reference_image = read_volume(
+        reference, reference_series, option="--reference-series", frame=reference_frame, notes=notes
+    )
+    grid = Grid.from_image(reference_image)
     if isinstance(mapping, sitk.Transform):
         warped = warp_image(image, grid, mapping, label=label)
     else:
         warped = mapping.warp_image(image, grid, label=label)
     write_image(warped, output)
+    return notes
 
 
 def apply_points(
@@ -349,8 +368,10 @@ def apply_points(
     columns: str | None = None,
     moving_series: str | None = None,
     reference_series: str | None = None,
-) -> None:
-    """Carry fixed landmarks to the moving image, T(x), and write them.
+    moving_frame: int | None = None,
+    reference_frame: int | None = None,
+) -> list[str]:
+    """Carry fixed landmarks to the moving image, T(x), and write them; returns notes.
 
     DIR-Lab's ``.txt`` counts voxels: of ``reference``, the fixed image, in ``landmarks``, and of ``moving``
     in ``output``.
@@ -359,13 +380,19 @@ def apply_points(
         if image is None and Path(path).suffix.lower() == ".txt":
             raise InputError(f"{path} counts voxels (DIR-Lab); give the image that they belong to, --{name}.")
     mapping = read_transform(transform)
+    notes: list[str] = []
     fixed_image = moving_image = None
     if reference is not None:
-        fixed_image = read_volume(reference, series=reference_series, option="--reference-series")
+        fixed_image = read_volume(
+            reference, reference_series, option="--reference-series", frame=reference_frame, notes=notes
+        )
     if moving is not None:
-        moving_image = read_volume(moving, series=moving_series, option="--moving-series")
+        moving_image = read_volume(
+            moving, moving_series, option="--moving-series", frame=moving_frame, notes=notes
+        )
     points = read_landmarks(landmarks, fixed_image, columns=columns)
     write_landmarks(points.at(map_points(mapping, points.points)), output, moving_image)
+    return notes
 
 
 def _finish(

@@ -18,15 +18,18 @@ from .formats import FIELD_ENDINGS, IMAGE_ENDINGS, TRANSFORM_ENDINGS, listed
 from .geometry import Box
 from .presets import DEFAULT, described, find_preset
 
-PATH, TEXT, LABELS, ENDING, ENDINGS, BOXES, FLAG = (
+PATH, TEXT, WHOLE, LABELS, ENDING, ENDINGS, BOXES, FLAG = (
     "path",
     "text",
+    "whole",
     "labels",
     "ending",
     "endings",
     "boxes",
     "flag",
 )
+
+SERIES_WORDS = "series number, description, UID or its end, or TAG=VALUE (see `dicom`)"
 
 
 def _field(kind: str, text: str, default: Any = None, flag: str | None = None) -> Any:
@@ -55,8 +58,10 @@ class PairFiles:
     fixed_mask: Path | None = _field(PATH, "Lung mask of the fixed image, instead of finding the lungs.")
     moving_mask: Path | None = _field(PATH, "Lung mask of the moving image.")
     moving_labels: Path | None = _field(PATH, "Label map to warp with the moving image.")
-    fixed_series: str | None = _field(TEXT, "Series UID in the fixed DICOM folder.")
-    moving_series: str | None = _field(TEXT, "Series UID in the moving DICOM folder.")
+    fixed_series: str | None = _field(TEXT, f"Which volume of the fixed DICOM folder: {SERIES_WORDS}.")
+    moving_series: str | None = _field(TEXT, "The same for the moving DICOM folder.")
+    fixed_frame: int | None = _field(WHOLE, "Which volume of a fixed time sequence in one file, from 0.")
+    moving_frame: int | None = _field(WHOLE, "The same for the moving image.")
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def parse(about: Field, given: Any) -> Any:
 
     Raises
     ------
-    InputError : lung boxes that are none.
+    InputError : lung boxes that are none, a number that is none.
     """
     kind = about.metadata["kind"]
     if given is None or given == []:
@@ -127,6 +132,11 @@ def parse(about: Field, given: Any) -> Any:
         return _ending(given)
     if kind == ENDINGS:
         return tuple(dict.fromkeys(_ending(e) for e in given))
+    if kind == WHOLE:
+        try:
+            return int(given)
+        except ValueError as error:
+            raise InputError(f"The {about.name} {given!r} is no whole number; give 0, 1, 2, ...") from error
     return parse_lung_boxes(given) if kind == BOXES else given
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError, OutputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.files import write_text
-from ProgressiveRegistrationLib.images import is_dicom, read_image
+from ProgressiveRegistrationLib.images import read_image
+from ProgressiveRegistrationLib.reading.dicom import is_dicom
 
 from .cache import VERSION, cache_key, is_prepared, prepare, scan_source
 from .dicom_tree import find_series

@@ -14,101 +14,75 @@ from pathlib import Path
 
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError
-from ProgressiveRegistrationLib.images import check_image, itk_message, sorted_slices
+from ProgressiveRegistrationLib.images import check_image
+from ProgressiveRegistrationLib.reading.dicom import Header, Slice, read_slices
+from ProgressiveRegistrationLib.reading.dicom_series import Volume, volumes_of
+from ProgressiveRegistrationLib.reading.dicom_volume import plan
 
-SERIES, MODALITY, PATIENT, INSTANCE, IMAGE_TYPE = (
-    "0020|000e",
-    "0008|0060",
-    "0010|0020",
-    "0008|0018",
-    "0008|0008",
-)
 MIN_SLICES = 20  # fewer are a scout or a test exposure
 
 
 @dataclass(frozen=True)
-class Header:
-    """What is read of each file."""
-
-    path: Path
-    series: str
-    modality: str
-    patient: str
-    instance: str
-    localizer: bool
-
-
-@dataclass(frozen=True)
 class Series:
-    """A usable CT series: its files in order of position."""
+    """A usable CT volume: a series, or one of several phases in one."""
 
-    patient: str
-    uid: str
-    files: tuple[Path, ...]
+    volume: Volume
+
+    @property
+    def patient(self) -> str:
+        return self.volume.header.patient
 
     @property
     def name(self) -> str:
-        return f"{self.patient or 'unknown'}/{self.uid[-12:]}"
+        phase = "-".join(self.volume.phase) if self.volume.phase else ""
+        return f"{self.patient or 'unknown'}/{self.volume.uid[-12:]}{phase and '-'}{phase}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """In order of position."""
+        return tuple(dict.fromkeys(item.file for item in self.volume.slices))
 
     def read(self) -> sitk.Image:
         """The volume in HU; raises InputError when a slice is damaged."""
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames([str(f) for f in self.files])
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-        try:
-            image = reader.Execute()
-        except RuntimeError as error:
-            raise InputError(f"Series {self.name} cannot be read: {itk_message(error)}.") from error
-        return check_image(image, f"series {self.name}")
-
-
-def read_header(path: Path) -> Header:
-    """Raises RuntimeError when the file is damaged."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-
-    def tag(key: str) -> str:
-        return reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
-
-    return Header(
-        path, tag(SERIES), tag(MODALITY), tag(PATIENT), tag(INSTANCE), "LOCALIZER" in tag(IMAGE_TYPE).upper()
-    )
+        return check_image(self.volume.read(f"Series {self.name}", []), f"series {self.name}")
 
 
 def find_series(files: Iterable[Path]) -> tuple[list[Series], list[tuple[Path, str]]]:
     """Usable CT series among DICOM files, by patient and UID; and (file or folder, reason)
     for all that is left out."""
-    groups: dict[str, list[Header]] = defaultdict(list)
+    groups: dict[str, list[tuple[Header, list[Slice]]]] = defaultdict(list)
     left_out: list[tuple[Path, str]] = []
     for path in files:
         try:
-            header = read_header(path)
-        except RuntimeError:
-            left_out.append((path, "it is marked as DICOM but cannot be read as an image."))
+            header, slices = read_slices(path)
+        except InputError as error:
+            left_out.append((path, str(error)))
             continue
-        groups[header.series].append(header)
+        groups[header.series].append((header, slices))
     found = []
-    for uid, headers in groups.items():
-        first = headers[0]
+    for uid, read in groups.items():
+        first = read[0][0]
         what = f"series {first.patient or 'unknown'}/{uid[-12:]}"
         if first.modality != "CT":
             left_out.append((first.path, f"{what} is {first.modality or 'of no modality'}, not CT."))
             continue
-        headers = [h for h in headers if not h.localizer]
-        instances = {h.instance: h for h in reversed(headers)}
-        copies = len(headers) - len(instances)
+        read = [(header, slices) for header, slices in read if not header.localizer]
+        instances = {item.instance for _, slices in read for item in slices}
+        copies = sum(len(slices) for _, slices in read) - len(instances)
         if copies:
             left_out.append((first.path, f"{what} has {copies} file(s) twice; one copy of each is used."))
         if len(instances) < MIN_SLICES:
             left_out.append((first.path, f"{what} has {len(instances)} slice(s); a CT needs {MIN_SLICES}."))
             continue
         try:
-            ordered = sorted_slices([str(h.path) for h in instances.values()], what)
+            volumes = [v for v in volumes_of(read) if len(v.slices) >= MIN_SLICES]
+            for volume in volumes:
+                if volume.unclear:
+                    raise InputError(f"{what} holds several volumes that no tag tells apart.")
+                plan(volume.slices, what)
         except InputError as error:
             left_out.append((first.path, str(error)))
             continue
-        found.append(Series(first.patient, uid, tuple(map(Path, ordered))))
-    found.sort(key=lambda s: (s.patient, s.uid))
+        found += [Series(volume) for volume in volumes]
+    found.sort(key=lambda s: s.name)
     return found, left_out
