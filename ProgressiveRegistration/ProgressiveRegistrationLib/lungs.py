@@ -26,6 +26,9 @@ DARK_HU = -985.0  # below, after smoothing: surely outside the lungs
 EVEN_SD_HU = 12.0  # over 12 mm: lung with its vessels varies more
 MIN_LUNG_LITRES = 0.3
 MIN_PART_LITRES = 0.1
+BETWEEN_SHARE = 0.2  # of a cut lung has tissue in front and behind (measured: 0.35 to 0.75, blankets 0.01)
+POCKET_LITRES = 0.01  # of bowel, from which on it is looked at
+POCKET_HU, POCKET_SHARE = -950.0, 0.2  # how much of a bowel pocket is darker: lung has hardly any
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _coarse_lungs(hu: np.ndarray, valid: np.ndarray) -> np.ndarray | None:
         lung = _lung_parts(air & ~exterior & ~_opened(gas), smooth, valid)
     if not lung.any():
         return None
-    lung = _without_neck(lung)
+    lung = _without_bowel(_without_neck(lung), hu)
     # close over vessels, and take gas that lies within (emphysema), not what only touches it (trachea)
     closed = ndimage.binary_closing(np.pad(lung, 3), iterations=3)[3:-3, 3:-3, 3:-3]
     return lung | (ndimage.binary_fill_holes(closed) & valid & ~exterior)
@@ -197,6 +200,31 @@ def _lung_parts(candidate: np.ndarray, smooth: np.ndarray, valid: np.ndarray) ->
     centre, parts = ndimage.center_of_mass(labels == largest)[0], ndimage.find_objects(labels)
     keep = [i for i in keep if litres[i] >= 0.15 * litres[largest] or parts[i - 1][0].stop > centre]
     return np.isin(labels, keep)
+
+
+def _without_bowel(lung: np.ndarray, hu: np.ndarray) -> np.ndarray:
+    """Take away gas-filled bowel that touches the lung through the diaphragm: an appendix below the lung's
+    middle, joined to it by a neck of a voxel or two, in which much is pure gas."""
+    cores, count = ndimage.label(ndimage.binary_erosion(lung, border_value=1))
+    if count < 2:
+        return lung
+    litres = np.bincount(cores.ravel(), minlength=count + 1) * COARSE_MM**3 / 1e6
+    litres[0] = 0
+    largest = int(litres.argmax())
+    middle = ndimage.center_of_mass(lung)[0]
+    pockets = [
+        i
+        for i in np.flatnonzero(litres > POCKET_LITRES)
+        if litres[i] < 0.15 * litres[largest]
+        and ndimage.center_of_mass(cores == i)[0] < middle
+        and (hu[cores == i] < POCKET_HU).mean() > POCKET_SHARE
+    ]
+    if not pockets:
+        return lung
+    # What no core holds goes with the nearest; specks between vessels are no cores of their own.
+    chosen = np.where((litres > POCKET_LITRES)[cores], cores, 0)
+    nearest = ndimage.distance_transform_edt(chosen == 0, return_distances=False, return_indices=True)
+    return lung & ~np.isin(chosen[tuple(nearest)], pockets)
 
 
 def _without_neck(lung: np.ndarray) -> np.ndarray:
@@ -225,8 +253,17 @@ def _lung_cut_by_the_side(
     cut = [i for i in range(1, count + 1) if outer[i] > 0.02 and litres[i] > MIN_PART_LITRES]
     if lung.any():
         cut = [i for i in cut if (lung & (labels == i)).any()]
-    cut = [i for i in cut if _wrapped_in_tissue(labels == i, smooth, valid, reach=2)]
-    return np.isin(labels, cut)
+        return np.isin(labels, [i for i in cut if _wrapped_in_tissue(labels == i, smooth, valid, reach=2)])
+    between = _between_tissue(smooth)
+    return np.isin(labels, [i for i in cut if between[labels == i].mean() > BETWEEN_SHARE])
+
+
+def _between_tissue(smooth: np.ndarray) -> np.ndarray:
+    """Where there is tissue both in front and behind: in a body, whatever cuts it;
+    not in a blanket or a table."""
+    tissue = ndimage.binary_opening(smooth > -250, iterations=2)
+    in_front = np.maximum.accumulate(tissue, 1)
+    return in_front & np.maximum.accumulate(tissue[:, ::-1], 1)[:, ::-1]
 
 
 def _even_gas(hu: np.ndarray, smooth: np.ndarray, air: np.ndarray) -> np.ndarray:

@@ -84,7 +84,7 @@ BAD_IMAGES = {
     "empty": (3, "empty.nrrd"),
     "empty_folder": (3, "dicom"),
     "flat": (3, "3D"),
-    "four": (3, "3D"),
+    "four": (3, "time sequence of 2 volumes"),
     "rgb": (3, "rgb.nrrd"),
     "slice": (3, "slice"),
     "nan": (3, "finite"),
