@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
+OPTIONS :=  # for pytest, such as -x, -k word, or -n 2 --dist loadfile
 
 .PHONY: demo quick test test-slicer lint format docs clean
 
@@ -15,10 +17,10 @@ demo: $(VENV)/engine.installed
 	$(BIN)/progressive-registration demo -o demo-output
 
 quick: $(VENV)/everything.installed
-	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow" $(OPTIONS)
 
 test: lint
-	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
+	$(PYTEST) $(OPTIONS)
 
 # The newer core lies before the older one on the second environment's path and shares the rest with the first.
 NEWER := 5.13

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiers import name_of, slow_tests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -18,3 +19,10 @@ def shared() -> Path:
             pytest.fail(f"CI must have the real data at {SHARED}.")
         pytest.skip("needs the real CT in ../shared/data, which is not beside this checkout")
     return SHARED
+
+
+def pytest_collection_modifyitems(items) -> None:
+    slow = slow_tests()
+    for item in items:
+        if name_of(item) in slow:
+            item.add_marker(pytest.mark.slow)

@@ -1,0 +1,20 @@
+"""``make quick`` leaves out the tests of slow_tests.txt, and that list holds tests that there are."""
+
+from __future__ import annotations
+
+import ast
+
+from tiers import TESTING, name_of, slow_tests
+
+
+def test_every_slow_test_exists():
+    assert slow_tests()
+    for name in sorted(slow_tests()):
+        path, _, test = name.partition("::")
+        tree = ast.parse((TESTING / path).read_text(encoding="utf-8"))
+        assert test in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, name
+
+
+def test_slow_tests_are_marked(request):
+    for item in request.session.items:
+        assert bool(item.get_closest_marker("slow")) == (name_of(item) in slow_tests()), item.nodeid
