@@ -2,6 +2,7 @@
 #   make demo          make a breathing thorax, register it, write demo-output/report.html
 #   make quick         the fast half of the tests, for everyday work
 #   make test          lint, documentation and all tests
+#   make benchmark     what this commit costs against the last release, as a ratio
 #   make docs          the documentation site, in build/site; dead links and missing pages are errors
 #   make test-slicer   the module's tests on both generations of Slicer's core: 5.11 and 5.13
 PYTHON ?= python3
@@ -11,13 +12,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST := QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
 OPTIONS :=  # for pytest, such as -x, -k word, or -n 2 --dist loadfile
 
-.PHONY: demo quick test test-slicer lint format docs clean
+.PHONY: demo quick benchmark test test-slicer lint format docs clean
 
 demo: $(VENV)/engine.installed
 	$(BIN)/progressive-registration demo -o demo-output
 
 quick: $(VENV)/everything.installed
 	$(PYTEST) -m "not slow" $(OPTIONS)
+
+BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
+
+benchmark: $(VENV)/engine.installed
+	$(BIN)/python Testing/benchmark/regression.py $(BASE)
 
 test: lint
 	$(PYTEST) $(OPTIONS)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__
+from .cli_benchmark import add_commands as add_benchmark
 from .cli_clinic import add_commands as add_clinic
 from .cli_dicom import add_commands as add_dicom
 from .cli_landmarks import add_commands as add_landmarks
@@ -446,6 +447,7 @@ def _command() -> str:
 
 
 add_motion(app, sys.modules[__name__], EXIT_CODES)
+add_benchmark(app, sys.modules[__name__], EXIT_CODES)
 add_landmarks(app, sys.modules[__name__], EXIT_CODES)
 add_dicom(app, sys.modules[__name__], EXIT_CODES)
 add_clinic(app, sys.modules[__name__], EXIT_CODES)

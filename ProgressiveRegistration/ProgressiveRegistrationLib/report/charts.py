@@ -117,3 +117,36 @@ def _ticks(top: float, whole: bool = False) -> np.ndarray:
 
 def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{text}</text>'
+
+
+def cost_accuracy_svg(points: list[tuple[str, float, float, bool]]) -> str:
+    """Error over cost as SVG, with a logarithmic axis: (name, CPU seconds, mean TRE in mm, is it ours)."""
+    left, floor, wide = 56.0, 290.0, 600.0
+    seconds, errors = np.array([p[1] for p in points]), np.array([p[2] for p in points])
+    low, high = np.log10(seconds.min() / 1.6), np.log10(seconds.max() * 1.6)
+    top = max(0.1, 1.15 * float(errors.max()))
+    out = [_head(640, 340, 13), "<title>Registration error over CPU seconds</title>"]
+    out.append(
+        f'<path d="M{left} 12V{floor}H{left + wide - 30}" fill="none" stroke="#333" stroke-width="0.8"/>'
+    )
+
+    def x(value: float) -> float:
+        return left + (wide - 30) * (np.log10(value) - low) / (high - low)
+
+    def y(value: float) -> float:
+        return floor - (floor - 12) * value / top
+
+    for value in [m * 10.0**e for e in range(-1, 6) for m in (1, 2, 5)]:
+        if low <= np.log10(value) <= high:
+            out.append(f'<path d="M{x(value):.1f} {floor}v4" stroke="#333"/>')
+            out.append(_text(x(value), floor + 18, f"{value:g}", "middle"))
+    for value in _ticks(top):
+        out.append(_text(left - 8, y(value) + 4, f"{value:g}", "end"))
+        out.append(f'<path d="M{left} {y(value):.1f}H{left + wide - 30}" stroke="#ddd" stroke-width="0.6"/>')
+    out.append(_text((left + wide) / 2, 332, "CPU seconds of the whole process", "middle"))
+    out.append(_text(15, 150, "mean TRE (mm)", "middle", ' transform="rotate(-90 15 150)"'))
+    for name, cost, error, ours in points:
+        colour = "#d9731a" if ours else "#2f7fc4"
+        out.append(f'<circle cx="{x(cost):.1f}" cy="{y(error):.1f}" r="5" fill="{colour}"/>')
+        out.append(_text(x(cost), y(error) - 10, name, "middle"))
+    return "".join([*out, "</svg>"])
