@@ -2,9 +2,9 @@
 
     python Testing/benchmark/regression.py BASE [--pair FIXED MOVING] [--rounds 3] [--presets fast balanced]
 
-Both run by turns (A B A B ...), each time as a process from files to files, so that what else the machine does falls
-on both. Prints the ratios of the least CPU seconds and of the largest memory, and of the transform files' bytes;
-ends with exit code 1 where one is above ``--most``.
+Both run by turns (A B A B ...), each time as a process from files to files, so that what else the machine
+does falls on both. Prints the ratios of the least CPU seconds, of the largest memory and of the transforms'
+bytes; exit code 1 where one is above ``--most``.
 """
 
 from __future__ import annotations
