@@ -7,7 +7,9 @@ ending                  meaning
                         position are left out, per-point measurements can be written
 ``.fcsv``               Slicer's older point list; ``CoordinateSystem`` header 0/RAS or 1/LPS, none = RAS, as
                         Slicer itself reads it
-``.csv``                a header of ``label,x_lps,y_lps,z_lps`` or ``label,x_ras,y_ras,z_ras``, mm
+``.csv``                a header of ``label,x_lps,y_lps,z_lps`` or ``label,x_ras,y_ras,z_ras``, mm; or Slicer's
+                        table of points (``label,r,a,s`` or ``l,p,s``, with ``defined``); no header:
+                        ``columns`` says what the numbers are (``BARE``; Learn2Reg: voxels from 0)
 ``.txt``                DIR-Lab: one point a row, 1-based voxel numbers x y z of an image that must be given
 ``.pts``                POPI: one point a row, mm
 ======================  ============================================================================
@@ -29,7 +31,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +40,7 @@ import SimpleITK as sitk
 
 from .errors import InputError
 from .files import write_text
+from .formats import listed
 from .geometry import Grid
 
 SCHEMA = (
@@ -46,6 +49,13 @@ SCHEMA = (
 )
 CSV_HEADERS = "label,x_lps,y_lps,z_lps or label,x_ras,y_ras,z_ras"
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
+# What ``columns`` may say of a CSV without a header.
+BARE = {
+    "voxels": "the first three are voxels of the image, counted from 0",
+    "voxels-2": "the same, the next three",
+    "lps": "mm, LPS",
+    "ras": "mm, RAS",
+}
 FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 
 
@@ -134,31 +144,21 @@ def read_landmarks(
     (['carina'], [[-2.5, 31.0, -118.0]])
     """
     path = Path(path)
-    kind = _kind(path)
+    form = _format(path)
     if not path.is_file():
         raise InputError(f"There is no landmark file {path}.")
-    if columns is not None and kind != "csv":
+    if columns is not None and not form.columns:
         raise InputError(f"{path.name}: columns can be chosen in .csv files only.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} cannot be read as text: is it a landmark file?") from error
-    if kind == "json":
-        landmarks = _from_markups(text, path.name)
-    elif kind in ("fcsv", "csv"):
-        try:
-            fcsv = kind == "fcsv"
-            landmarks = _from_fcsv(text, path.name) if fcsv else _from_csv(text, path.name, columns)
-        except csv.Error as error:
-            raise InputError(
-                f"{path.name} is no table of landmarks, or damaged ({error}); save it again."
-            ) from error
-    else:
-        points = _rows_of_three(text, path.name)
-        if kind == "txt":
-            points = _voxels_to_world(points, image, path.name, slices_reversed)
-        labels = [str(i + 1) for i in range(len(points))]
-        landmarks = Landmarks(points, labels, labelled=False, source=path.name)
+    try:
+        landmarks = form.read(text, _Context(path.name, image, columns, slices_reversed))
+    except csv.Error as error:
+        raise InputError(
+            f"{path.name} is no table of landmarks, or damaged ({error}); save it again."
+        ) from error
     if len(landmarks) == 0:
         raise InputError(f"{path.name} holds no landmarks.")
     return landmarks
@@ -183,41 +183,57 @@ def write_landmarks(
     OutputError : the file cannot be written.
     """
     path = Path(path)
-    kind = _kind(path)
+    form = _format(path)
     measurements = {name: np.asarray(values, float) for name, values in (measurements or {}).items()}
     for name, values in measurements.items():
         if values.shape != (len(landmarks),):
             raise InputError(f"{path.name}: {name} has {values.size} values for {len(landmarks)} landmarks.")
-    if measurements and kind not in ("json", "csv"):
-        raise InputError(f"{path.name}: only .mrk.json and .csv files have room for measurements.")
-    if kind == "json":
-        text = _to_markups(landmarks, measurements)
-    elif kind == "fcsv":
-        text = _to_fcsv(landmarks)
-    elif kind == "csv":
-        text = _to_csv(landmarks, measurements)
-    elif kind == "pts":
-        text = "#X Y Z\n" + "".join(f"{x:.6f} {y:.6f} {z:.6f}\n" for x, y, z in landmarks.points)
-    else:
-        grid = _grid(image, path.name)
-        index = grid.world_to_index(landmarks.points)
-        if slices_reversed:
-            index[:, 2] = grid.size[2] - 1 - index[:, 2]
-        text = "".join(f"{x:.7f}\t{y:.7f}\t{z:.7f}\n" for x, y, z in index + 1)
-    write_text(path, text)
+    if measurements and not form.measurements:
+        room = ", ".join(f.shown for f in FORMATS.values() if f.measurements)
+        raise InputError(f"{path.name}: only {room} files have room for measurements.")
+    write_text(path, form.write(landmarks, measurements, _Context(path.name, image, None, slices_reversed)))
 
 
-def _kind(path: Path) -> str:
-    ending = path.suffix.lower().lstrip(".")
-    if ending not in ("json", "fcsv", "csv", "txt", "pts"):
-        raise InputError(
-            f"{path.name} is not a landmark file that can be used: "
-            "choose .mrk.json, .fcsv, .csv, .txt (DIR-Lab) or .pts (POPI)."
-        )
-    return ending
+@dataclass(frozen=True)
+class _Context:
+    """What a reader or writer may need beside the text: file name, image, chosen columns, order of slices."""
+
+    name: str
+    image: sitk.Image | Grid | None
+    columns: str | None
+    slices_reversed: bool
 
 
-def _from_markups(text: str, name: str) -> Landmarks:
+@dataclass(frozen=True)
+class Format:
+    """A landmark file format.
+
+    shown : what people call its ending. read : (text, context) -> ``Landmarks``.
+    write : (landmarks, measurements by name, context) -> text. columns : may hold several point sets.
+    measurements : has room for them.
+    """
+
+    shown: str
+    read: Callable[[str, _Context], Landmarks]
+    write: Callable[[Landmarks, Mapping[str, np.ndarray], _Context], str]
+    columns: bool = False
+    measurements: bool = False
+
+
+def _format(path: Path) -> Format:
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise InputError(f"{path.name} is not a landmark file that can be used: choose {endings_shown()}.")
+    return FORMATS[ending]
+
+
+def endings_shown() -> str:
+    """The endings in words, for help and errors."""
+    return listed(tuple(form.shown for form in FORMATS.values()))
+
+
+def _from_markups(text: str, context: _Context) -> Landmarks:
+    name = context.name
     try:
         content = json.loads(text)
         lists = content["markups"]
@@ -247,7 +263,8 @@ def _from_markups(text: str, name: str) -> Landmarks:
     return _labelled(points, labels, name, undefined)
 
 
-def _from_fcsv(text: str, name: str) -> Landmarks:
+def _from_fcsv(text: str, context: _Context) -> Landmarks:
+    name = context.name
     sign, versioned = RAS_TO_LPS, False
     points, labels, undefined = [], [], []
     lines = text.splitlines()
@@ -269,29 +286,86 @@ def _from_fcsv(text: str, name: str) -> Landmarks:
     return _labelled(points, labels, name, undefined)
 
 
-def _from_csv(text: str, name: str, columns: str | None) -> Landmarks:
+def _from_csv(text: str, context: _Context) -> Landmarks:
+    name, columns = context.name, context.columns
     first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(c.strip() for c in row)]
     if not rows:
         raise InputError(f"{name} is empty; a landmark CSV starts with {CSV_HEADERS}.")
     header = [cell.strip().lower() for cell in rows[0]]
+    if all(_is_number(cell) for cell in header):
+        return _from_bare_numbers(rows, context)
     prefix = f"{columns.lower()}_" if columns else ""
     forms = {"_lps": np.ones(3), "_ras": RAS_TO_LPS, **({"": np.ones(3)} if columns else {})}
+    slicer = {"l,p,s": np.ones(3), "r,a,s": RAS_TO_LPS}  # as Slicer exports a table of points
     found = [form for form in forms if all(f"{prefix}{axis}{form}" in header for axis in "xyz")]
+    if not found and not columns:
+        found = [form for form in slicer if all(axis in header for axis in form.split(","))]
+        forms = slicer
     if not found:
         wanted = f"columns {prefix}x_lps,{prefix}y_lps,{prefix}z_lps (or _ras)" if columns else CSV_HEADERS
         raise InputError(f"{name} needs the header {wanted}, mm; its first row is {','.join(rows[0])}.")
     sign = forms[found[0]]
-    where = [header.index(f"{prefix}{axis}{found[0]}") for axis in "xyz"]
+    axes = found[0].split(",") if found[0] in slicer else [f"{prefix}{axis}{found[0]}" for axis in "xyz"]
+    where = [header.index(axis) for axis in axes]
+    defined = header.index("defined") if found[0] in slicer and "defined" in header else None
     label_column = next((header.index(c) for c in ("label", "name", "id") if c in header), None)
-    points, labels = [], []
+    points, labels, undefined = [], [], []
     for number, row in enumerate(rows[1:], start=1):
+        if defined is not None and defined < len(row) and row[defined].strip() in ("0", "false", "False"):
+            undefined.append(number - 1)
+            continue
         label = row[label_column].strip() if label_column is not None and label_column < len(row) else ""
         values = [row[i] if i < len(row) else "" for i in where]
         points.append(_three_numbers(values, name, label or str(number)) * sign)
         labels.append(label)
-    return _labelled(points, labels, name)
+    return _labelled(points, labels, name, undefined)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _from_bare_numbers(rows: list[list[str]], context: _Context) -> Landmarks:
+    """A CSV without a header: what its numbers mean must be said (Learn2Reg keeps voxels that way)."""
+    name, columns = context.name, context.columns
+    if columns not in BARE:
+        known = "; ".join(f"{key}: {meaning}" for key, meaning in BARE.items())
+        raise InputError(
+            f"{name} has numbers and no header, so what they mean must be said with --fixed-columns or "
+            f"--moving-columns ({known})."
+        )
+    first = 3 if columns.endswith("-2") else 0
+    points = []
+    for number, row in enumerate(rows, start=1):
+        cells = [cell.strip() for cell in row[first : first + 3]]
+        points.append(_three_numbers(cells, name, f"in line {number}"))
+    values = np.array(points)
+    if columns.startswith("voxels"):
+        values = _grid(context.image, name).index_to_world(values)
+    elif columns == "ras":
+        values = values * RAS_TO_LPS
+    labels = [str(i + 1) for i in range(len(values))]
+    return Landmarks(values, labels, labelled=False, source=name)
+
+
+def _from_rows(text: str, context: _Context) -> Landmarks:
+    """POPI: mm, as they are."""
+    points = _rows_of_three(text, context.name)
+    labels = [str(i + 1) for i in range(len(points))]
+    return Landmarks(points, labels, labelled=False, source=context.name)
+
+
+def _from_voxels(text: str, context: _Context) -> Landmarks:
+    """DIR-Lab: voxels, counted from 1."""
+    rows = _from_rows(text, context)
+    points = _voxels_to_world(rows.points, context.image, context.name, context.slices_reversed)
+    return replace(rows, points=points)
 
 
 def _labelled(points: list, labels: list[str], name: str, undefined: Sequence[int] = ()) -> Landmarks:
@@ -346,7 +420,7 @@ def _voxels_to_world(voxels: np.ndarray, image, name: str, slices_reversed: bool
     return grid.index_to_world(index)
 
 
-def _to_markups(landmarks: Landmarks, measurements: Mapping[str, np.ndarray]) -> str:
+def _to_markups(landmarks: Landmarks, measurements: Mapping[str, np.ndarray], context: _Context) -> str:
     points = [
         {
             "id": str(i + 1),
@@ -385,7 +459,7 @@ def _to_markups(landmarks: Landmarks, measurements: Mapping[str, np.ndarray]) ->
     return json.dumps({"@schema": SCHEMA, "markups": [markups]}, indent=4, ensure_ascii=False) + "\n"
 
 
-def _to_fcsv(landmarks: Landmarks) -> str:
+def _to_fcsv(landmarks: Landmarks, measurements: Mapping[str, np.ndarray], context: _Context) -> str:
     out = io.StringIO()
     out.write("# Markups fiducial file version = 5.0\n# CoordinateSystem = LPS\n")
     out.write(f"# columns = {FCSV_COLUMNS}\n")
@@ -395,7 +469,7 @@ def _to_fcsv(landmarks: Landmarks) -> str:
     return out.getvalue()
 
 
-def _to_csv(landmarks: Landmarks, measurements: Mapping[str, np.ndarray]) -> str:
+def _to_csv(landmarks: Landmarks, measurements: Mapping[str, np.ndarray], context: _Context) -> str:
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["label", "x_lps", "y_lps", "z_lps", *measurements])
@@ -403,3 +477,25 @@ def _to_csv(landmarks: Landmarks, measurements: Mapping[str, np.ndarray]) -> str
         values = (float(v[i]) for v in measurements.values())
         rows.writerow([label, *(repr(float(v)) for v in point), *(repr(v) for v in values)])
     return out.getvalue()
+
+
+def _to_rows(landmarks: Landmarks, measurements: Mapping[str, np.ndarray], context: _Context) -> str:
+    return "#X Y Z\n" + "".join(f"{x:.6f} {y:.6f} {z:.6f}\n" for x, y, z in landmarks.points)
+
+
+def _to_voxels(landmarks: Landmarks, measurements: Mapping[str, np.ndarray], context: _Context) -> str:
+    grid = _grid(context.image, context.name)
+    index = grid.world_to_index(landmarks.points)
+    if context.slices_reversed:
+        index[:, 2] = grid.size[2] - 1 - index[:, 2]
+    return "".join(f"{x:.7f}\t{y:.7f}\t{z:.7f}\n" for x, y, z in index + 1)
+
+
+# One entry a format; ``.mrk.json`` goes by its last ending.
+FORMATS = {
+    ".json": Format(".mrk.json", _from_markups, _to_markups, measurements=True),
+    ".fcsv": Format(".fcsv", _from_fcsv, _to_fcsv),
+    ".csv": Format(".csv", _from_csv, _to_csv, columns=True, measurements=True),
+    ".txt": Format(".txt (DIR-Lab)", _from_voxels, _to_voxels),
+    ".pts": Format(".pts (POPI)", _from_rows, _to_rows),
+}

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import InputError
 from .formats import FIELD_ENDINGS, IMAGE_ENDINGS, TRANSFORM_ENDINGS, listed
 from .geometry import Box
+from .landmarks import endings_shown
 from .presets import DEFAULT, described, find_preset
 
 PATH, TEXT, WHOLE, LABELS, ENDING, ENDINGS, BOXES, FLAG = (
@@ -48,7 +49,7 @@ class PairFiles:
 
     fixed: Path = _field(PATH, "Fixed CT: .nrrd, .mha, .nii.gz or a DICOM folder.", MISSING)
     moving: Path = _field(PATH, "Moving CT.", MISSING)
-    fixed_landmarks: Path | None = _field(PATH, ".mrk.json, .fcsv, .csv, DIR-Lab .txt or POPI .pts.")
+    fixed_landmarks: Path | None = _field(PATH, f"{endings_shown()}.")
     moving_landmarks: Path | None = _field(PATH, "The same landmarks in the moving image.")
     fixed_columns: str | None = _field(TEXT, "Which points of a CSV with several sets: the columns' prefix.")
     moving_columns: str | None = _field(TEXT, "The same for the moving landmarks.")

@@ -315,3 +315,35 @@ def test_landmarks_outside_the_image_are_noted_and_all_outside_is_an_error():
     ]
     with pytest.raises(InputError, match=r"All 1 landmarks of f.csv lie outside the fixed image"):
         outside_notes(some.subset([3]), grid, "fixed image")
+
+
+# ---------- tables of other programs
+
+
+def test_slicers_table_of_points_is_read_in_its_frame_without_undefined_points(tmp_path):
+    table = tmp_path / "points.csv"
+    table.write_text(
+        "label,r,a,s,defined,selected,visible,locked,description\n"
+        "carina,2.5,-31,-118,1,1,1,0,\nlater,0,0,0,0,1,1,0,\nhilum,4,5,6,1,1,1,0,left\n"
+    )
+    landmarks = read_landmarks(table)
+    assert landmarks.labels == ["carina", "hilum"]
+    np.testing.assert_array_equal(landmarks.points, [[-2.5, 31, -118], [-4, -5, 6]])
+    assert len(landmarks.undefined) == 1
+    table.write_text("label,l,p,s\na,1,2,3\n")
+    np.testing.assert_array_equal(read_landmarks(table).points, [[1, 2, 3]])
+
+
+def test_numbers_without_a_header_need_a_word_on_what_they_are(tmp_path):
+    """Learn2Reg's: voxels from 0, fixed and moving side by side."""
+    table = tmp_path / "case_001.csv"
+    table.write_text("1,2,3,4,5,6\n7,8,9,10,11,12\n")
+    with pytest.raises(InputError, match=r"no header.*voxels"):
+        read_landmarks(table)
+    grid = Grid((20, 30, 40), (0.5, 1.5, 2.0), (-3.0, 10.0, 7.0))
+    first = read_landmarks(table, grid, columns="voxels")
+    np.testing.assert_allclose(first.points[0], [-3 + 0.5, 10 + 3.0, 7 + 6.0])
+    np.testing.assert_allclose(read_landmarks(table, grid, columns="voxels-2").points[1], [2, 26.5, 31])
+    np.testing.assert_array_equal(read_landmarks(table, columns="ras").points[0], [-1, -2, 3])
+    with pytest.raises(InputError, match="give the image"):
+        read_landmarks(table, columns="voxels")
