@@ -7,7 +7,7 @@ ending                  meaning
                         position are left out, per-point measurements can be written
 ``.fcsv``               Slicer's older point list; ``CoordinateSystem`` header 0/RAS or 1/LPS, none = RAS, as
                         Slicer itself reads it
-``.csv``                a header of ``label,x_lps,y_lps,z_lps`` or ``label,x_ras,y_ras,z_ras``, mm; or Slicer's
+``.csv``                a header of ``label,x_lps,y_lps,z_lps`` or ``label,x_ras,y_ras,z_ras``, mm; Slicer's
                         table of points (``label,r,a,s`` or ``l,p,s``, with ``defined``); no header:
                         ``columns`` says what the numbers are (``BARE``; Learn2Reg: voxels from 0)
 ``.txt``                DIR-Lab: one point a row, 1-based voxel numbers x y z of an image that must be given
