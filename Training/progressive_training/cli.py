@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 import typer
-from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
+from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.memory import keep_freed_memory
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -61,6 +61,43 @@ def prepare(config: Path = typer.Argument(..., help="YAML configuration, see Tra
     if options.phantom_share:
         PhantomStore(cache / "phantoms", options.phantoms, chosen.data.window, typer.echo)
     typer.echo(f"Prepared {len(folders)} scan(s) to train on and {len(held_out)} to validate on in {cache}")
+
+
+@app.command()
+def data(
+    collection: str = typer.Argument(..., help="lidc-idri or 4d-lung."),
+    folder: Optional[Path] = typer.Argument(None, help="Where it was downloaded; without: what it needs."),  # noqa: UP045
+    metadata: Optional[Path] = typer.Option(  # noqa: UP045
+        None, help="The archive's metadata.csv or a manifest (.tcia); default: the one in or above FOLDER."
+    ),
+    cache: Path = typer.Option(Path("Training/cache"), help="data.cache of the configuration to train with."),
+    retry: Optional[Path] = typer.Option(None, help="Write a manifest of what must be downloaded again."),  # noqa: UP045
+    pairs: Optional[Path] = typer.Option(None, help="Write a batch table of the phases at 50 % and 0 %."),  # noqa: UP045
+) -> None:
+    """Say what a collection of The Cancer Imaging Archive needs, or check a download of it."""
+    from . import tcia
+
+    known = tcia.COLLECTIONS.get(collection.lower())
+    if known is None:
+        raise InputError(f"The collection {collection} is unknown; known: {', '.join(tcia.COLLECTIONS)}.")
+    if folder is None:
+        typer.echo(tcia.needs(known))
+        return
+    metadata = metadata or tcia.find_metadata(folder)
+    expected = tcia.read_metadata(metadata) if metadata else None
+    index = cache / "train" / "index"
+    check = tcia.check_download(folder, expected, index, typer.echo)
+    for _, problem in check.problems:
+        typer.echo(problem)
+    typer.echo(tcia.summary(check, cache))
+    if retry and check.again:
+        tcia.write_manifest(check.again, retry)
+        typer.echo(f"Wrote {retry}: {len(check.again)} series to download again")
+    if pairs:
+        count = tcia.write_pairs(folder, pairs, index, typer.echo)
+        typer.echo(f"Wrote {pairs}: {count} pair(s)")
+    if check.again:
+        raise typer.Exit(1)
 
 
 @app.command()

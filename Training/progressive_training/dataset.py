@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError, OutputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.files import write_text
 from ProgressiveRegistrationLib.images import read_image
-from ProgressiveRegistrationLib.reading.dicom import is_dicom
 
 from .cache import VERSION, cache_key, is_prepared, prepare, scan_source
+from .dicom_index import DicomIndex, walk
 from .dicom_tree import find_series
 
 if TYPE_CHECKING:
@@ -149,29 +150,50 @@ def cache_folder(cache: Path, source: Source) -> Path:
         return place
 
 
-def find_scans(folders: Iterable[Path]) -> tuple[list[Source], list[Skipped]]:
-    """All scans below the folders (or the volume files named themselves), and what was left out."""
+def find_scans(
+    folders: Iterable[Path], index: Path | None = None, report: Callable[[str], None] = print
+) -> tuple[list[Source], list[Skipped]]:
+    """All scans below the folders (or the volume files named themselves), and what was left out.
+
+    ``index``: a folder that keeps what DICOM headers told, so that they are read once.
+    """
     sources: list[Source] = []
     skipped: list[Skipped] = []
     for folder in folders:
         if not folder.exists():
             raise InputError(f"There is no data folder {folder}: correct data.train or data.validation.")
-        found = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
-        root = folder.parent if folder.is_file() else folder
-        dicom = []
-        for path in found:
-            if is_volume(path):
-                name = str(path.relative_to(root))
-                key = file_key([path, *data_files(path)])
-                sources.append(Source(name, stem(path), (path,), key, lambda p=path: read_image(p)))
-            elif is_dicom(path):
-                dicom.append(path)
-            elif path.suffix.lower() in (".dcm", ".ima"):
-                skipped.append(Skipped(path, "it is named as DICOM but is none."))
-        series, left_out = find_series(dicom)
-        sources += [Source(s.name, s.patient, s.files, file_key(s.files), s.read) for s in series]
-        skipped += [Skipped(*entry) for entry in left_out]
+        if folder.is_file():
+            stat = folder.stat()
+            root, tree = folder.parent, {".": {folder.name: (stat.st_size, stat.st_mtime_ns)}}
+        else:
+            root, tree = folder, walk(folder)
+        volumes = sorted(
+            root / place / name for place in tree for name in tree[place] if is_volume(Path(name))
+        )
+        for path in volumes:
+            key = file_key([path, *data_files(path)])
+            name = str(path.relative_to(root))
+            sources.append(Source(name, stem(path), (path,), key, partial(read_image, path)))
+        others = {
+            place: {name: stat for name, stat in files.items() if not is_volume(Path(name))}
+            for place, files in tree.items()
+        }
+        store = index / f"{cache_key(folder.resolve())}.json" if index else None
+        found = DicomIndex(root, store, report).contents({p: files for p, files in others.items() if files})
+        sources += [
+            Source(s.name, s.patient, s.files, s.key, partial(read_series, s.files, s.name))
+            for s in found.series
+        ]
+        skipped += [Skipped(*entry) for entry in found.left_out]
     return by_patient(sources), skipped
+
+
+def read_series(files: tuple[Path, ...], name: str) -> sitk.Image:
+    """A series' volume in HU; raises InputError when a slice is damaged or has changed meanwhile."""
+    for series in find_series(files)[0]:
+        if series.name == name:
+            return series.read()
+    raise InputError(f"Series {name} in {files[0].parent} is not what it was when its headers were read.")
 
 
 def prepare_scans(
@@ -194,7 +216,7 @@ def prepare_scans(
     InputError : no usable scan. OutputError : the cache cannot be written.
     """
     folders = list(folders)
-    sources, skipped = find_scans(folders)
+    sources, skipped = find_scans(folders, cache / "index", report)
     patients = {s.patient for s in sources}
     apart = {p for p in patients if is_held_out(p, hold_out)}
     if only_held_out:
