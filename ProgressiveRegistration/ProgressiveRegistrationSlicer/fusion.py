@@ -9,6 +9,7 @@ import vtk
 from . import mrml, overlays
 from .choices import FusionMode
 from .i18n import _
+from .resampling import resampled
 
 ORANGE, BLUE = (1.0, 0.65, 0.3), (0.3, 0.65, 1.0)  # half of each is grey
 NAMES = {ORANGE: "ProgressiveRegistration orange", BLUE: "ProgressiveRegistration blue"}
@@ -215,36 +216,6 @@ def checkerboard(fixed, moving, square_mm: float) -> np.ndarray:
         parity ^= cells.reshape([-1 if a == axis else 1 for a in range(3)])
     out[parity] = theirs[parity]
     return out
-
-
-def resampled(moving, fixed) -> np.ndarray:
-    """(z, y, x): the moving volume at the fixed volume's voxels with both placed as they are now (linear)."""
-    from vtk.util import numpy_support
-
-    through = vtk.vtkGeneralTransform()
-    through.PostMultiply()
-    matrix = vtk.vtkMatrix4x4()
-    fixed.GetIJKToRASMatrix(matrix)
-    through.Concatenate(matrix)
-    between = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
-        fixed.GetParentTransformNode(), moving.GetParentTransformNode(), between
-    )
-    through.Concatenate(between)
-    back = vtk.vtkMatrix4x4()
-    moving.GetRASToIJKMatrix(back)
-    through.Concatenate(back)
-    reslice = vtk.vtkImageReslice()
-    reslice.SetInputData(moving.GetImageData())
-    reslice.SetResliceTransform(through)
-    reslice.SetOutputOrigin(0, 0, 0)
-    reslice.SetOutputSpacing(1, 1, 1)
-    size = fixed.GetImageData().GetDimensions()
-    reslice.SetOutputExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
-    reslice.SetInterpolationModeToLinear()
-    reslice.SetBackgroundLevel(moving.GetImageData().GetScalarRange()[0])
-    reslice.Update()
-    return numpy_support.vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape(size[::-1])
 
 
 def colour_node(colour):

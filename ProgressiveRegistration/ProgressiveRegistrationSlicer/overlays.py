@@ -9,6 +9,7 @@ from ProgressiveRegistrationLib.geometry import Grid
 
 from . import mrml
 from .i18n import _
+from .resampling import resampled
 
 DIFFERENCE_HU = 500.0  # gets the deepest colour
 JACOBIAN = (0.0, 2.0)  # 1, no change, lies in the middle
@@ -20,8 +21,6 @@ DISTANCE = "ProgressiveRegistration error"
 
 def difference(fixed, moving) -> np.ndarray:
     """(z, y, x) float32 HU: moving minus fixed on the fixed lattice, both placed as they are now."""
-    from .fusion import resampled
-
     ours = slicer.util.arrayFromVolume(fixed).astype(np.float32)
     return resampled(moving, fixed).astype(np.float32) - ours
 

@@ -175,7 +175,7 @@ def test_hardened_copies_lie_in_the_fixed_frame_and_the_originals_stay(scene):
     assert (volume.GetName(), landmarks.GetName()) == ("Moving hardened", "moving points hardened")
     assert volume.GetParentTransformNode() is None
     np.testing.assert_allclose(slicer.util.arrayFromMarkupsControlPoints(landmarks), x, atol=0.15)
-    from ProgressiveRegistrationSlicer.fusion import resampled
+    from ProgressiveRegistrationSlicer.resampling import resampled
 
     ours, theirs = slicer.util.arrayFromVolume(fixed), resampled(volume, fixed)
     inner = (slice(6, -6),) * 3
