@@ -17,6 +17,7 @@ from . import initial, installer, options, overlays, run_log
 from .background import BackgroundTask
 from .fusion_view import FusionView
 from .i18n import _
+from .looks import PROBLEM, breakable, colour
 from .lung_nodes import LungSegmentations
 from .measuring import folding_text
 from .option_list import OptionList
@@ -49,6 +50,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._shownOptions = None
         self._regions = {}  # name: (region node, segment) at the last update
         self._lastFusion = FusionMode.OVERLAY
+        self._tips = {}  # of the selectors, without a node's name
 
     def makeLogic(self):
         raise NotImplementedError
@@ -208,6 +210,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for button in (self.ui.measureButton, self.ui.reportButton):
             button.enabled = measurable and self._task is None
         self._noteRun()
+        self._showNames()
         busy = self._task is not None
         volumes = p.fixedVolume is not None or p.movingVolume is not None
         self.ui.lungsButton.enabled = volumes and not busy
@@ -226,6 +229,13 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 "This result was loaded with the scene: there is nothing to undo. To take it back, move the "
                 "volume out of the transform in the Data module."
             )
+
+    def _showNames(self) -> None:
+        """A selector cuts a long name off: its tool tip begins with the whole one."""
+        for name in ("fixedVolume", "movingVolume", "fixedLandmarks", "movingLandmarks"):
+            selector, node = getattr(self.ui, f"{name}Selector"), getattr(self._parameterNode, name)
+            tip = self._tips.setdefault(name, selector.toolTip)
+            selector.toolTip = tip if node is None else f"{node.GetName()}\n{tip}"
 
     def _noteRun(self) -> None:
         """Keep the landmark error with the run that is measured, and show the run."""
@@ -447,8 +457,9 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.stageLabel.text = f"{text[:1].upper()}{text[1:]}" + (f", {left}" if left else "")
 
     def _showMessage(self, text: str, problem: bool = False) -> None:
-        self.ui.messageLabel.text = text
-        self.ui.messageLabel.setStyleSheet("color: #c62828" if problem else "")
+        self.ui.messageLabel.text = breakable(text)
+        red = colour(PROBLEM, self.ui.messageLabel)
+        self.ui.messageLabel.setStyleSheet(f"color: {red}" if problem else "")
         self.ui.messageLabel.setVisible(bool(text))
 
     def _showQuality(self, text: str) -> None:

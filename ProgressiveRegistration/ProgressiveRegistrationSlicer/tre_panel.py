@@ -12,9 +12,9 @@ from slicer.util import VTKObservationMixin
 from ProgressiveRegistrationSlicer import mrml_landmarks
 
 from .i18n import _, translate
+from .looks import BAD, GOOD, breakable, colour
 
 UPDATE_MS = 80  # changes closer together than this (a dragged point) are shown once
-GOOD, BAD = (66, 160, 71), (229, 57, 53)
 _POINT_EVENTS = (
     slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
     slicer.vtkMRMLMarkupsNode.PointAddedEvent,
@@ -126,7 +126,7 @@ class TrePanel(VTKObservationMixin):
     def _show(self) -> None:
         if self.errors is None:
             self._table.setRowCount(0)
-            self._summary.setText(self.message)
+            self._summary.setText(breakable(self.message))
             return
         self._summary.setText(summary_html(self.errors, self._nodes[2] is not None))
         order = self.order()
@@ -142,7 +142,8 @@ class TrePanel(VTKObservationMixin):
                 self._table.setItem(row, column, item)
             if measured:
                 better = self.errors.after[n] <= self.errors.before[n]
-                self._table.item(row, 2).setForeground(qt.QBrush(qt.QColor(*(GOOD if better else BAD))))
+                shade = colour(GOOD if better else BAD, self._table)
+                self._table.item(row, 2).setForeground(qt.QBrush(qt.QColor(shade)))
 
     def _clicked(self, row, column) -> None:
         self.jump(row)
@@ -163,16 +164,15 @@ class TrePanel(VTKObservationMixin):
 
 def summary_html(errors, with_transform: bool) -> str:
     """A small table of the statistics, and how the landmarks were matched."""
-    rows = [(_("Before"), statistics(errors.before))]
+    columns = [(_("Before"), statistics(errors.before))]
     if with_transform:
-        rows.append((_("After"), statistics(errors.after)))
-    head = "".join(
-        f"<th align='right'>&nbsp;{translate('Statistics', s.label)}</th>" for s in STATISTICS.values()
-    )
+        columns.append((_("After"), statistics(errors.after)))
+    # a statistic a row: a table of many columns would keep the panel wide
+    head = "".join(f"<th align='right'>&nbsp;{title}</th>" for title, _figures in columns)
     body = ""
-    for title, figures in rows:
-        cells = "".join(f"<td align='right'>&nbsp;{figures[key]:.2f}</td>" for key in STATISTICS)
-        body += f"<tr><td>{title}</td>{cells}</tr>"
+    for key, statistic in STATISTICS.items():
+        cells = "".join(f"<td align='right'>&nbsp;{figures[key]:.2f}</td>" for _title, figures in columns)
+        body += f"<tr><td>{translate('Statistics', statistic.label)}</td>{cells}</tr>"
     unit = _("Target registration error in mm, not snapped to voxels.")
     return f"<table cellspacing='2'><tr><th></th>{head}</tr>{body}</table><p>{errors.how} {unit}</p>"
 

@@ -180,7 +180,7 @@ def test_failing_is_said_in_the_panel(panel, error, words):
     panel.ui.applyButton.click()
     finish(panel)
     assert words in panel.ui.messageLabel.text
-    assert "c62828" in panel.ui.messageLabel.styleSheet
+    assert panel.ui.messageLabel.styleSheet == "color: #b71c1c"  # on this light window
     assert moving.GetParentTransformNode() is None
     assert panel.ui.applyButton.enabled
 

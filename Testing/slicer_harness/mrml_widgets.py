@@ -41,8 +41,7 @@ class qMRMLNodeComboBox(_QComboBox):
         self._base, self._none_text = "", "None"
         self._scene, self._tags, self._last = None, [], None
         self.currentIndexChanged.connect(self._index_changed)
-        self.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(12)
+        self.setMinimumContentsLength(8)
 
     def setMRMLScene(self, scene):
         for tag in self._tags:
