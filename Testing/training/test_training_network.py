@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -222,3 +223,65 @@ def test_a_grown_levels_pooled_maps_look_to_the_layers_below_like_those_they_rep
     assert torch.allclose(found_spread, spread, rtol=0.05)
     # A random level's mean is off by a hundred times the spread.
     assert ((found_mean - mean).abs() < 8 * spread).all()
+
+
+def test_composed_levels_are_concatenated_and_summed_up_to_each_level(images):
+    """Eq. 5 against map_coordinates of scipy: T_0 o T_1 o T_2, the finest applied first."""
+    from scipy import ndimage
+
+    net = ProgressiveUNet(width=2, levels=3, size=32, seed=3, composed=True).eval()
+    x = pool_to(images, 32)
+    alpha = [0.25, 0.25, 0.5]
+    with torch.no_grad():
+        fields = [40 * f for f in net.level_outputs(x, alpha).values()]
+        net.level_outputs = lambda *_: dict(enumerate(fields))
+        found = net(x, alpha)[0].numpy()
+
+    def displacement(level: int, at: np.ndarray) -> np.ndarray:
+        """u_level at positions (3, n) x, y, z, in voxels of the 128 grid."""
+        u = fields[level][0].numpy()
+        index = (at + 0.5) / (128 / u.shape[-1]) - 0.5
+        return np.stack([ndimage.map_coordinates(c, index[::-1], order=1, mode="nearest") for c in u])
+
+    def centres(side: int) -> np.ndarray:
+        p = (np.arange(side) + 0.5) * (128 / side) - 0.5
+        return np.stack(np.meshgrid(p, p, p, indexing="ij")[::-1]).reshape(3, -1)
+
+    # Sampled level by level: a composition is given on its finest level's grid, and looked up there.
+    def looked_up(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        side = round(values.shape[1] ** (1 / 3))
+        index = (at + 0.5) / (128 / side) - 0.5
+        grid = values.reshape(3, side, side, side)
+        return np.stack([ndimage.map_coordinates(c, index[::-1], order=1, mode="nearest") for c in grid])
+
+    total, up_to = np.zeros((3, 32**3)), None
+    for level, weight in enumerate(alpha):
+        at = centres(fields[level].shape[-1])
+        u = displacement(level, at)
+        up_to = u if up_to is None else u + looked_up(up_to, at + u)
+        total += weight * looked_up(up_to, centres(32))
+    assert np.abs(total.reshape(found.shape) - found).max() < 1e-4
+    assert np.abs(found).max() > 1
+
+
+def test_a_composed_network_trains_every_output_and_is_exported_whole(tmp_path):
+    from ProgressiveRegistrationLib.network.compose import concatenated
+
+    net = ProgressiveUNet(width=2, levels=3, size=32, seed=3, composed=True).train()
+    x = torch.rand(1, 2, 32, 32, 32, generator=torch.Generator().manual_seed(2))
+    net(x, [0, 0, 1]).square().mean().backward()
+    assert all(head.weight.grad.abs().sum() > 0 for head in (*net.outputs, net.unet.out))
+    net.eval()
+    exported = RegistrationUNet(2, 3, composed=True).eval()
+    exported.load_state_dict(net.unet.state_dict(), strict=False)
+    for level, head in enumerate(exported.heads, 1):
+        head.load_state_dict(net.outputs[2 - level].state_dict())
+    with torch.no_grad():
+        for part in (exported.out, *exported.heads):
+            part.weight.mul_(32 / 128)
+            part.bias.mul_(32 / 128)
+        expected = net(x, [0, 0, 1])
+        assert torch.allclose(exported(x) * 4, expected, atol=1e-4)
+        # Two translations add, wherever they are concatenated.
+        still = [torch.full((1, 3, s, s, s), float(s)) for s in (4, 8, 16)]
+        assert torch.allclose(concatenated(still, (16, 16, 16))[-1], torch.full((1, 3, 16, 16, 16), 28.0))

@@ -24,7 +24,7 @@ def _root() -> None:
 def train(
     config: Path = typer.Argument(..., help="YAML configuration, see Training/configs."),
     resume: bool = typer.Option(False, help="Continue the run's latest checkpoint."),
-    start_from: Optional[Path] = typer.Option(None, help="Begin with another run's checkpoint."),  # noqa: UP045
+    start_from: Optional[Path] = typer.Option(None, help="Begin with another run's checkpoint, or a model."),  # noqa: UP045
     until: Optional[int] = typer.Option(None, help="Stop (with a checkpoint) at this iteration."),  # noqa: UP045
     minutes: float = typer.Option(
         math.inf, min=0.1, help="Stop in time for a checkpoint, to --resume later."
@@ -183,6 +183,26 @@ def compare(
     result = run_study(variants, pool, typer.echo)
     write_study(result, output)
     typer.echo(study_table(result))
+
+
+@app.command()
+def series(
+    study: Path = typer.Argument(..., help="YAML series, see Training/configs/series-64.yaml."),
+    output: Path = typer.Option(Path("Training/runs/series"), help="Folder for runs and table."),
+    minutes: float = typer.Option(math.inf, min=0.1, help="Train for so long; the same command goes on."),
+    measure: bool = typer.Option(False, help="Only measure the runs as far as they are."),
+) -> None:
+    """Train whole runs in turn, in as many sittings as it takes, and compare them."""
+    from .series import measure_series, read_series, run_series, series_table, write_series
+
+    chosen = read_series(study)
+    output.mkdir(parents=True, exist_ok=True)
+    if not measure and not run_series(chosen, output, minutes, typer.echo):
+        typer.echo("Not all runs are at their end: the same command goes on.")
+        return
+    result = measure_series(chosen, output, typer.echo)
+    write_series(result, output)
+    typer.echo(series_table(result))
 
 
 def main(arguments: Optional[list[str]] = None) -> None:  # noqa: UP045

@@ -112,7 +112,15 @@ def level_cost(config: Config) -> list[float]:
 def _level_cost(options: Network) -> tuple[float, ...]:
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = ProgressiveUNet(options.width, options.levels, options.size, options.norm, options.momentum)
+    model = ProgressiveUNet(
+        options.width,
+        options.levels,
+        options.size,
+        options.norm,
+        options.momentum,
+        correlated=options.correlated,
+        composed=options.output == "composed",
+    )
     costs = []
     for level in range(options.levels):
         alpha = [float(i == level) for i in range(options.levels)]
@@ -200,14 +208,15 @@ class _Runner:
 
     def held_out(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
         finest = self.side(self.trainer.iteration - 1)
-        return held_out_errors(self.trainer.predict, self.trainer.held_out, samples, finest)
+        size = self.trainer.plain.size
+        return held_out_errors(self.trainer.predict, self.trainer.held_out, samples, finest, size)
 
     def pair_errors(self) -> dict[str, np.ndarray]:
         """(n,) mm of every landmark of the configured pairs."""
         finest = self.side(self.trainer.iteration - 1)
         out = {}
         for pair in self.trainer.pairs:
-            images = pool_to(pair.images, image_side(finest))
+            images = pool_to(pair.images, image_side(finest, self.trainer.plain.size))
             out[pair.name] = pair.tre(self.trainer.predict(images, 128)[0])
         return out
 
@@ -228,7 +237,7 @@ class _Samples:
         """Sample ``t`` with its truth at ``side``;
         for networks up to 32^3 the trainer's own (means of means)."""
         number = t % self.pool if self.pool else t
-        pooled = image_side(self.size) == 64
+        pooled = image_side(self.size, self.size) == 64
         made_at = self.size if pooled else side
         # Both kinds of input from the same grey values: making the pair is what costs.
         plain = replace(stream.sampling, input="intensity")
@@ -238,7 +247,7 @@ class _Samples:
             grey = copy.copy(stream)
             grey.sampling = plain
             self._made[key] = self._with_inputs(
-                grey.sample(number, image_side(side), made_at), stream.sampling
+                grey.sample(number, image_side(side, self.size), made_at), stream.sampling
             )
             self.seconds += time.monotonic() - began
         inputs, sample = self._made[key]

@@ -18,6 +18,16 @@ from .deformation import SplineSpec
 from .network import NORMS
 from .samples import Augmentation, Sampling
 from .schedule import LearningRate, Schedule
+from .unsupervised import Similarity
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """Two images of one patient, to train on without known displacements."""
+
+    name: str
+    fixed: str
+    moving: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class Data:
 
     ``hold_out``: about this share of the patients of ``train`` is kept for validation, see
     ``dataset.is_held_out``. ``training_data``: list of {name, licence, scans}, for the model card.
+    ``pairs``: real pairs, for unsupervised training; ``pair_share``: the part of the samples that they are.
     """
 
     train: tuple[str, ...] = ()
@@ -37,11 +48,16 @@ class Data:
     memory_gb: float = 4.0
     training_data: Any = ()
     licence: str = ""
+    pairs: tuple[TrainingPair, ...] = ()
+    pair_share: float = 0.5
 
 
 @dataclass(frozen=True)
 class Network:
-    """``growth``: how a new level begins, "random" (paper) or "carry" (see ``growth``)."""
+    """``size``: side of the grid, 128 (paper), 64 or 32. ``growth``: how a new level begins, "random"
+    (paper) or "carry" (see ``growth``). ``correlated``: levels, 0 the finest, that see the images'
+    correlation (none in the paper). ``output``: "finest" (paper) or "composed" (its section IV-F).
+    """
 
     width: int = 8
     levels: int = 5
@@ -49,6 +65,8 @@ class Network:
     norm: str = "renorm"
     momentum: float = 0.01
     growth: str = "random"
+    correlated: tuple[int, ...] = ()
+    output: str = "finest"
 
 
 @dataclass(frozen=True)
@@ -141,15 +159,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run."""
+    """Everything that defines a run.
+
+    ``training``: "supervised" (paper) or "unsupervised" (its section IV-F), by ``similarity``.
+    """
 
     name: str
     seed: int = 0
+    training: str = "supervised"
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     schedule: Phases = field(default_factory=Phases)
     optimiser: Optimiser = field(default_factory=Optimiser)
     sampling: Sampling = field(default_factory=Sampling)
+    similarity: Similarity = field(default_factory=Similarity)
     hardware: Hardware = field(default_factory=Hardware)
     validation: Validation = field(default_factory=Validation)
     output: Output = field(default_factory=Output)
@@ -220,7 +243,10 @@ class Config:
         rate = self.build_learning_rate()
         choices = {
             "network.norm": (self.network.norm, NORMS),
+            "training": (self.training, ("supervised", "unsupervised")),
+            "similarity.measure": (self.similarity.measure, ("lncc", "mind")),
             "network.growth": (self.network.growth, ("random", "carry")),
+            "network.output": (self.network.output, ("finest", "composed")),
             "optimiser.name": (self.optimiser.name, ("adam", "sgd")),
             "optimiser.loss": (self.optimiser.loss, ("squared", "distance", "relative")),
             "sampling.generator": (self.sampling.generator, ("fast", "gryds")),
@@ -235,17 +261,30 @@ class Config:
             if value < 1:
                 raise InputError(f"{key} must be at least 1; got {value}.")
         # As in a study: below 4^3 there is no image left to see motion in.
-        if 128 >> (self.network.levels - 1) < 4:
+        size, levels = self.network.size, self.network.levels
+        if size not in (32, 64, 128):
+            raise InputError(f"network.size must be 32, 64 or 128; got {size}.")
+        if size >> (levels - 1) < 4:
+            most = size.bit_length() - 2
+            raise InputError(f"network.levels must be at most {most}, for the {size}^3 grid; got {levels}.")
+        if any(not 0 < level < levels for level in self.network.correlated):
             raise InputError(
-                f"network.levels must be at most 6, for the 128^3 grid; got {self.network.levels}."
-            )
-        if self.network.size != 128:
-            raise InputError(
-                "network.size must be 128, the grid that the deformations are given on; got "
-                f"{self.network.size}."
+                f"network.correlated must hold levels from 1 (0 is the finest) to {levels - 1}; got "
+                f"{list(self.network.correlated)}."
             )
         if self.hardware.workers < 0:
             raise InputError(f"hardware.workers must not be negative; got {self.hardware.workers}.")
+        if self.network.output == "composed" and self.network.growth == "carry":
+            raise InputError(
+                "network.growth must be random where network.output is composed: a carried level would move "
+                "everything twice."
+            )
+        if self.data.pairs and self.training == "supervised":
+            raise InputError("data.pairs have no known displacements: set training to unsupervised.")
+        if not 0 <= self.data.pair_share <= 1:
+            raise InputError(f"data.pair_share must be in [0, 1]; got {self.data.pair_share}.")
+        if self.similarity.radius < 1:
+            raise InputError(f"similarity.radius must be at least 1; got {self.similarity.radius}.")
         if min(*rate.start, *rate.end) <= 0:
             raise InputError("optimiser.learning_rate must be positive.")
         if not 0 <= self.data.hold_out < 1:
@@ -265,7 +304,12 @@ class Config:
 
     def architecture(self) -> dict[str, Any]:
         """What a checkpoint must share with a configuration that continues it."""
-        return {"width": self.network.width, "levels": self.network.levels, "size": self.network.size}
+        found = {"width": self.network.width, "levels": self.network.levels, "size": self.network.size}
+        if self.network.correlated:
+            found["correlated"] = list(self.network.correlated)
+        if self.network.output != "finest":
+            found["output"] = self.network.output
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; paths as they were written."""
@@ -310,11 +354,14 @@ _NESTED = {
     (Config, "schedule"): Phases,
     (Config, "optimiser"): Optimiser,
     (Config, "sampling"): Sampling,
+    (Config, "similarity"): Similarity,
     (Config, "hardware"): Hardware,
     (Config, "validation"): Validation,
     (Config, "output"): Output,
     (Sampling, "augmentation"): Augmentation,
 }
+
+_LISTS = {(Validation, "pairs"): Pair, (Data, "pairs"): TrainingPair}
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -337,10 +384,10 @@ def _build(kind: type, values: Any, where: str) -> Any:
             if not isinstance(value, Mapping):
                 raise InputError(f"{name} must hold keys and values; got {value!r}.")
             value = {k: _build(SplineSpec, v, f"{name}.{k}") for k, v in value.items()}
-        elif (kind, key) == (Validation, "pairs"):
+        elif (kind, key) in _LISTS:
             if not isinstance(value or (), (list, tuple)):
                 raise InputError(f"{name} must be a list; got {value!r}.")
-            value = tuple(_build(Pair, v, name) for v in value or ())
+            value = tuple(_build(_LISTS[kind, key], v, name) for v in value or ())
         else:
             value = _plain(fields[key], value, name)
         given[key] = value
@@ -363,6 +410,10 @@ def _plain(spec: dataclasses.Field, value: Any, where: str) -> Any:
         count = kind.count("float")
         if "..." not in kind and len(value) != count:
             raise InputError(f"{where} must be {count} numbers; got {list(value)}.")
+        if "int" in kind:
+            if any(not isinstance(v, int) or isinstance(v, bool) for v in value):
+                raise InputError(f"{where} must be whole numbers; got {list(value)}.")
+            return tuple(value)
         return tuple(str(v) if "str" in kind else _number(v, where) for v in value)
     if kind.startswith("bool"):
         wanted = bool
@@ -399,7 +450,19 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 # Settings that decide what is learned, but for those below them; schedule, hardware and outputs may change on
 # the way.
-LEARNED = ("seed", "data.train", "data.hold_out", "data.window", "network", "optimiser", "sampling")
+LEARNED = (
+    "seed",
+    "training",
+    "data.train",
+    "data.pairs",
+    "data.pair_share",
+    "data.hold_out",
+    "data.window",
+    "network",
+    "optimiser",
+    "sampling",
+    "similarity",
+)
 NOT_LEARNED = ("optimiser.learning_rate", "optimiser.final_learning_rate", "optimiser.warmup")
 
 

@@ -7,6 +7,7 @@ are *interpolated*, the edge is mirrored, and control point k of n lies at index
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -162,6 +163,34 @@ def draw_control(
     return torch.from_numpy(values)
 
 
+def draw_breathing(rng: np.random.Generator, spec: SplineSpec, amplitude: float = 1.0) -> torch.Tensor:
+    """Control values as ``draw_control``'s, of a motion like breathing's once lung boxes are matched.
+
+    The diaphragm moves most, more at the back; ribs move outwards and the front wall forwards; box matching
+    has taken most of the mean and of the linear part along each axis away. What is left, at most an eighth
+    to three eighths of the z range (3 to 8 mm for Table I and a usual chest), goes with an irregular part
+    of up to a quarter of the ranges.
+    """
+    n = spec.grid
+    z, y, x = np.meshgrid(*(np.linspace(0, 1, n),) * 3, indexing="ij")
+    rise = (1 - z) ** rng.uniform(0.7, 3.0) * (1 + rng.uniform(-0.3, 1.0) * (y - 0.5))
+    widen = rng.uniform(-0.4, 0.4) * (x - 0.5) * 2 * np.sin(np.pi * (0.2 + 0.6 * z))
+    forward = rng.uniform(-0.4, 0.4) * (1 - y) * np.sin(np.pi * (0.1 + 0.7 * z))
+    # One side often moves more than the other.
+    rise = rise * (1 + rng.uniform(-0.3, 0.3) * (x - 0.5))
+    matched = rng.uniform(0.7, 1.0)
+    parts = []
+    for part, along in ((widen, x), (forward, y), (rise, z)):
+        centred = along - along.mean()
+        slope = (part * centred).sum() / (centred**2).sum()
+        parts.append(part - matched * (part.mean() + slope * centred))
+    values = np.stack(parts)
+    size = np.abs(values).max()
+    values *= rng.choice([-1, 1]) * rng.uniform(0.125, 0.375) * spec.ranges[2] / max(size, 1e-6)
+    values += rng.uniform(0, 0.25) * draw_control(rng, spec).numpy()
+    return torch.from_numpy((values * amplitude).astype(np.float32))
+
+
 def jacobian_determinant(u: torch.Tensor, step: float) -> torch.Tensor:
     """(D-1, H-1, W-1): determinant of i + u(i) by forward differences;
     ``step`` = fine voxels between cells."""
@@ -190,16 +219,19 @@ def draw(
     box_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
     box_shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
     attempts: int = 20,
+    smooth: Callable[[np.random.Generator, SplineSpec, float], torch.Tensor] | None = None,
 ) -> Deformation:
     """Draw T1, T2,1, T2,2; a draw that folds is drawn again, and shrunk a little each time so that it ends.
 
-    ``amplitude`` multiplies the ranges of t1, t2,1 and t2,2.
+    ``amplitude`` multiplies the ranges of t1, t2,1 and t2,2. ``smooth`` draws t2,1 instead of
+    ``draw_control``.
     """
     table = table or TABLE_I
+    ways = (draw_control, smooth or draw_control, draw_control)
     shrink = 1.0
     for _ in range(attempts):
         controls = [
-            draw_control(rng, table[name], shrink * a) for name, a in zip(("t1", "t21", "t22"), amplitude)
+            way(rng, table[name], shrink * a) for way, name, a in zip(ways, ("t1", "t21", "t22"), amplitude)
         ]
         out = Deformation(*controls, box_scale, box_shift)
         if not folds(out):

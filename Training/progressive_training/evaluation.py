@@ -33,9 +33,9 @@ from .config import Config
 from .dataset import prepare_data
 from .deformation import FINE
 from .losses import EVALUATION_SIDE, lung_error
-from .network import ProgressiveUNet, image_side, pool_to, predict_field
+from .network import ProgressiveUNet, image_side, pool_to, predict_field, resize
 from .pairs import PreparedPair
-from .samples import SampleStream
+from .samples import COARSE_GAIN, SampleStream
 
 
 class CheckpointModel:
@@ -56,7 +56,13 @@ class CheckpointModel:
         self.device, self.notes = str(self.torch_device), []
         self.iteration, self.alpha = int(state["iteration"]), list(state["alpha"])
         shape = state["architecture"]
-        self.network = ProgressiveUNet(shape["width"], shape["levels"], shape["size"])
+        self.network = ProgressiveUNet(
+            shape["width"],
+            shape["levels"],
+            shape["size"],
+            correlated=shape.get("correlated", ()),
+            composed=shape.get("output") == "composed",
+        )
         weights = {k: v.float() if v.is_floating_point() else v for k, v in groups.get(which, {}).items()}
         try:
             self.network.load_state_dict(weights)
@@ -66,7 +72,9 @@ class CheckpointModel:
         self.dtype = choose_precision(self.torch_device)
         self.precision = str(self.dtype).split(".")[-1]
         name = f"{settings['name']}, iteration {self.iteration}"
-        self.card = SimpleNamespace(name=name, size=FINE, window=settings["window"], sigma=settings["sigma"])
+        # The grid that ``register`` samples the images on.
+        size = image_side(FINE, shape["size"])
+        self.card = SimpleNamespace(name=name, size=size, window=settings["window"], sigma=settings["sigma"])
 
     @torch.inference_mode()
     def predict_tensor(self, images: torch.Tensor, side: int = FINE) -> torch.Tensor:
@@ -77,12 +85,15 @@ class CheckpointModel:
             return predict_field(self.network, images, self.alpha, side).float().cpu()
 
     def predict(self, images: torch.Tensor) -> np.ndarray:
-        """(3, 128, 128, 128) float32 voxels; as the engine's ``Model``.
+        """(3, S, S, S) float32 voxels of the grid of ``card.size``; as the engine's ``Model``.
 
         The lower levels were trained on the input of ``image_side``, averaged from the full grid here.
         """
         finest = self.network.side(max(i for i, a in enumerate(self.alpha) if a > 0))
-        return self.predict_tensor(pool_to(images, image_side(finest)))[0].numpy()
+        size = self.card.size
+        images = images * COARSE_GAIN if size < FINE else images
+        field = self.predict_tensor(pool_to(images, image_side(finest, self.network.size)), size)
+        return field[0].numpy() * (size / FINE)
 
 
 def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,8 +301,9 @@ def prepared(
     window: tuple[float, float],
     sigma: float,
     lung_boxes: str = "own",
+    size: int = FINE,
 ) -> PreparedPair:
-    """A pair on the network's grids, for many networks in turn; ``lung_boxes`` as in ``register``."""
+    """A pair on grids of ``size``, for many networks in turn; ``lung_boxes`` as in ``register``."""
     lungs = [
         find_lungs(image, mask=mask, name=f"the {role} image")
         for role, image, mask in (
@@ -301,21 +313,24 @@ def prepared(
     ]
     shared = (lungs[0].box.union(lungs[1].box),) * 2
     boxes = shared if lung_boxes == "shared" else matched_boxes(*lungs)
-    grids = [box.grid(FINE) for box in boxes]
     images = torch.stack(
-        [network_input(im, grid, window, sigma) for im, grid in zip((data.fixed, data.moving), grids)]
+        [
+            network_input(im, box.grid(size), window, sigma)
+            for im, box in zip((data.fixed, data.moving), boxes)
+        ]
     )[None]
+    grids = [box.grid(FINE) for box in boxes]
     return PreparedPair(name, images, *grids, data.fixed_points, data.moving_points)
 
 
 def _prepared_pairs(
     pairs: list[BenchmarkPair], model: CheckpointModel, lung_boxes: str, report: Callable[[str], None]
 ) -> list[PreparedPair]:
-    ready, notes = [], []
+    ready, notes, card = [], [], model.card
     for pair in pairs:
         title = f"{pair.data_set} {pair.name}"
         try:
-            ready.append(prepared(title, pair.load(), model.card.window, model.card.sigma, lung_boxes))
+            ready.append(prepared(title, pair.load(), card.window, card.sigma, lung_boxes, card.size))
         except ProgressiveRegistrationError as error:
             notes.append(f"{title} is left out: {error}")
             report(notes[-1])
@@ -357,7 +372,9 @@ def snapshot_errors(
         model = CheckpointModel(path, device)
         if not ready:
             ready = _prepared_pairs(pairs, model, lung_boxes, report)
-        errors = {p.name: p.tre(torch.from_numpy(model.predict(p.images))) for p in ready}
+        errors = {
+            p.name: p.tre(torch.from_numpy(model.predict(p.images)) * (FINE / model.card.size)) for p in ready
+        }
         rows.append(
             {
                 "iteration": model.iteration,
@@ -385,8 +402,30 @@ def held_out_stream(config: Config, report: Callable[[str], None] = print) -> Sa
     return SampleStream.held_out(store, config.sampling)
 
 
+def predictor(model: Any) -> tuple[Callable[[torch.Tensor, int], torch.Tensor], int, int]:
+    """What ``held_out_errors`` needs of a ``Model``, a ``CheckpointModel`` or "none": predict, finest side
+    and size."""
+    if isinstance(model, CheckpointModel):
+        finest = model.network.side(max(i for i, a in enumerate(model.alpha) if a > 0))
+        return model.predict_tensor, finest, model.network.size
+    if isinstance(model, str):
+        return lambda _, side: torch.zeros(1, 3, side, side, side), FINE, FINE
+    size = model.card.size
+
+    def predict(images: torch.Tensor, side: int) -> torch.Tensor:
+        # The exported weights expect plain gradients and answer in voxels of their own grid.
+        plain = images / COARSE_GAIN if images.shape[-1] < FINE else images
+        return resize(torch.from_numpy(model.predict(plain))[None] * (FINE / size), side)
+
+    return predict, size, size
+
+
 def held_out_errors(
-    predict: Callable[[torch.Tensor, int], torch.Tensor], stream: SampleStream, samples: int, finest: int
+    predict: Callable[[torch.Tensor, int], torch.Tensor],
+    stream: SampleStream,
+    samples: int,
+    finest: int,
+    size: int = FINE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean |u - û| and |u| inside the fixed lung, mm,
     for each of ``samples`` deformations of each held-out scan.
@@ -396,7 +435,7 @@ def held_out_errors(
     Parameters
     ----------
     predict : (images (1, 2, S, S, S), side) -> field (1, 3, side, side, side), voxels of the 128 grid.
-    finest : side of the network's finest active level.
+    finest : side of the network's finest active level. size : side of its input.
 
     Returns
     -------
@@ -405,7 +444,7 @@ def held_out_errors(
     errors, zeros = [], []
     scans = len(stream.store)
     for number in range(samples * scans):
-        sample = stream.sample(number, image_side(finest), EVALUATION_SIDE, scan=number % scans)
+        sample = stream.sample(number, image_side(finest, size), EVALUATION_SIDE, scan=number % scans)
         result = predict(sample.images, max(EVALUATION_SIDE, finest))
         error, zero = lung_error(pool_to(result, EVALUATION_SIDE), sample)
         errors.append(error)

@@ -26,15 +26,15 @@ from .benchmarks import (
 )
 from .config import config_from_dict, read_config
 from .evaluation import (
-    CheckpointModel,
     evaluate,
-    held_out_errors,
     held_out_stream,
     open_model,
+    predictor,
     snapshot_errors,
     snapshots,
     wilcoxon,
 )
+from .scales import held_out_scales
 from .tables import to_markdown, write_results
 
 READERS = {
@@ -196,24 +196,15 @@ def _run_config(run: Path):
 
 def _held_out(job: EvaluationJob, models: dict[str, Any], report: Callable) -> None:
     """``held_out.json``: mean |u - û| inside the lung, mm, of every model on the same deformations."""
-    import torch
-
     stream = held_out_stream(read_config(job.held_out), report)
     found: dict[str, np.ndarray] = {}
+    by_scale: dict[str, dict[str, float]] = {}
     zeros = np.empty(0)
     for label, model in models.items():
-
-        def predict(images: torch.Tensor, side: int, model=model) -> torch.Tensor:
-            if model == "none":
-                return torch.zeros(1, 3, side, side, side)
-            if isinstance(model, CheckpointModel):
-                return model.predict_tensor(images, side)
-            return torch.from_numpy(model.predict(images))[None]
-
-        finest = 128
-        if isinstance(model, CheckpointModel):
-            finest = model.network.side(max(i for i, a in enumerate(model.alpha) if a > 0))
-        found[label], zeros = held_out_errors(predict, stream, job.held_out_samples, finest)
+        predict, finest, size = predictor(model)
+        scales = held_out_scales(predict, stream, job.held_out_samples, finest, size)
+        found[label], zeros = scales.error, scales.zero
+        by_scale[label] = {name: round(value, 4) for name, value in scales.summary().items()}
         report(
             f"Held-out error, {label}: {found[label].mean():.2f} ± {found[label].std():.2f} mm of "
             f"{zeros.mean():.2f} mm"
@@ -224,8 +215,15 @@ def _held_out(job: EvaluationJob, models: dict[str, Any], report: Callable) -> N
         "scans": len(stream.store),
         "deformations": int(zeros.size),
         "zero_field_mm": float(zeros.mean()),
+        "scales": "smooth: the part of the error, or of the motion (zero_), that a B-spline of 4^3 control "
+        "points follows; rough: the rest",
         "models": {
-            label: {"mean_mm": float(e.mean()), "sd_mm": float(e.std()), "errors_mm": e.round(4).tolist()}
+            label: {
+                "mean_mm": float(e.mean()),
+                "sd_mm": float(e.std()),
+                "errors_mm": e.round(4).tolist(),
+                "by_scale": by_scale[label],
+            }
             for label, e in found.items()
         },
     }

@@ -14,6 +14,8 @@ from ProgressiveRegistrationLib.network.model import ModelCard, write_model
 
 from . import checkpoint
 from .config import Config, config_from_dict
+from .deformation import FINE
+from .samples import COARSE_GAIN
 
 UNET = "unet."
 
@@ -111,6 +113,11 @@ def export(
         raise InputError(
             f"The checkpoint {path} was trained on plain intensities, which the engine does not feed."
         )
+    if run.network.size not in (64, FINE):
+        raise InputError(
+            f"The checkpoint {path} is of a network of {run.network.size}^3, for studies only: the engine "
+            f"runs 64^3 and {FINE}^3."
+        )
     scans = state.get("scans")
     last = [h for h in state.get("history", []) if h.get("level") == run.network.size][-1:]
     metrics: dict[str, Any] = {}
@@ -135,6 +142,8 @@ def export(
         metrics=metrics,
         weights="",
         sha256="",
+        correlated=run.network.correlated,
+        output=run.network.output,
         description=description,
         extra={
             "default": default,
@@ -144,8 +153,33 @@ def export(
             "normalisation": run.network.norm,
             "weights": f"exponential average, {run.optimiser.ema}",
             "training": "progressive" if not schedule.is_baseline else "baseline (not progressive)",
+            **({"supervision": run.similarity.measure} if run.training == "unsupervised" else {}),
             "licence_note": data.licence,
             **({} if scans is None else {"training_scans": len(scans)}),
+            **({"begun_with": state["begun_with"]} if state.get("begun_with") else {}),
         },
     )
-    return write_model(card, unet_weights(groups), output)
+    weights = unet_weights(groups)
+    if run.network.output == "composed":
+        # Every level's own output goes along; the U-Net counts levels from the finest.
+        for level in range(1, run.network.levels):
+            for part in ("weight", "bias"):
+                name = f"outputs.{run.network.levels - 1 - level}.{part}"
+                weights[f"heads.{level - 1}.{part}"] = groups["average"][name]
+    return write_model(card, own_units(weights, card.size), output)
+
+
+def own_units(weights: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+    """The weights of a network of ``size`` that takes plain gradients and answers in voxels of its own grid.
+
+    While training it is given ``COARSE_GAIN`` times the gradients, and answers in voxels of the 128 grid.
+    """
+    if size == FINE:
+        return weights
+    first = "down.0.0.conv.weight"
+    out = dict(weights)
+    out[first] = out[first].float() * COARSE_GAIN
+    for name in out:
+        if name.startswith(("out.", "heads.")):
+            out[name] = out[name].float() * (size / FINE)
+    return out

@@ -35,7 +35,9 @@ class Draws:
     def __getitem__(self, iteration: int) -> Sample:
         """Its sample, keyed by seed and number: the same however training went, and wherever it is made."""
         side = self.sides[self.schedule.finest(iteration)]
-        return self.stream.sample(iteration * self.processes + self.rank, image_side(side), side)
+        return self.stream.sample(
+            iteration * self.processes + self.rank, image_side(side, self.sides[-1]), side
+        )
 
 
 @contextmanager

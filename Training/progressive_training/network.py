@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from ProgressiveRegistrationLib.network.compose import concatenated
 from ProgressiveRegistrationLib.network.unet import RegistrationUNet, maps_of_level
 from torch import nn
 
@@ -76,6 +77,10 @@ def beta_gamma(alpha: Sequence[float]) -> tuple[list[float], list[float]]:
     return beta, [1.0 - b for b in beta]
 
 
+# Fields are in voxels of the grid of this side, whatever the network's.
+UNIT = 128
+
+
 class ProgressiveUNet(nn.Module):
     """RegistrationUNet with the extra layers of training.
 
@@ -85,6 +90,8 @@ class ProgressiveUNet(nn.Module):
     norm : "renorm" or "batch", see ``NORMS``. momentum : of the running averages.
     seed : of the Glorot normal initialisation; the U-Net is drawn first, so a baseline begins with the same
         weights.
+    correlated : as in RegistrationUNet, whose count of levels it uses (0 = finest).
+    composed : the levels' fields are concatenated, and the results up to each level summed (section IV-F).
     """
 
     def __init__(
@@ -95,14 +102,16 @@ class ProgressiveUNet(nn.Module):
         norm: str = "renorm",
         momentum: float = 0.01,
         seed: int = 0,
+        correlated: Sequence[int] = (),
+        composed: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.levels, self.size = width, levels, size
+        self.width, self.levels, self.size, self.composed = width, levels, size, composed
 
         def make_norm(maps: int) -> nn.Module:
             return NORMS[norm](maps, momentum=momentum)
 
-        self.unet = RegistrationUNet(width, levels, make_norm)
+        self.unet = RegistrationUNet(width, levels, make_norm, tuple(correlated))
         # Entry k serves level k: the finest level has its own input and output in the U-Net.
         self.inputs = nn.ModuleList()
         self.outputs = nn.ModuleList()
@@ -145,13 +154,16 @@ class ProgressiveUNet(nn.Module):
                 if maps is not None and gamma[level] > 0:
                     pooled = gamma[level] * self.unet.pool(maps)
                     entering = pooled if entering is None else entering + pooled
+            if depth in self.unet.correlated:
+                cells = self.side(level)
+                entering = entering + self.unet.matches(pool_to(x, 2 * cells), depth, (cells,) * 3)
             maps = self.unet.down[depth](entering)
             skips[level] = maps
         fields = {}
         for level in range(finest + 1):
             if level > 0:
                 maps = self.unet.merge_up(self._depth(level), maps, skips[level])
-            if alpha[level] > 0 or not self.training:
+            if alpha[level] > 0 or self.composed or not self.training:
                 head = self.unet.out if level == self.levels - 1 else self.outputs[level]
                 # bfloat16 has 8 bits: 20 voxels would be rounded to 0.1.
                 with torch.autocast(maps.device.type, enabled=False):
@@ -159,11 +171,14 @@ class ProgressiveUNet(nn.Module):
         return fields
 
     def forward(self, x: torch.Tensor, alpha: Sequence[float], side: int | None = None) -> torch.Tensor:
-        """Eq. 1: the weighted sum of the levels' fields, (n, 3, s, s, s) in voxels of the full grid.
+        """Eq. 1: the weighted sum of the levels' fields, (n, 3, s, s, s) in voxels of the 128 grid; where
+        ``composed``, eq. 5: of their concatenations up to each level.
 
         ``side`` None: on the grid of the finest active level; otherwise brought up to ``side``.
         """
         fields = self.level_outputs(x, alpha)
+        if self.composed:
+            fields = dict(enumerate(concatenated(list(fields.values()), (UNIT,) * 3)))
         finest = max(i for i, a in enumerate(alpha) if a > 0)
         target = side or self.side(finest)
         total = None
@@ -181,11 +196,13 @@ class ProgressiveUNet(nn.Module):
         for level in range(finest + 1):
             depth = self._depth(level)
             parts.append(self.unet.down[depth])
+            if depth in self.unet.correlated:
+                parts.append(self.unet.match[str(depth)])
             if level > 0:
                 parts += [self.unet.up[depth], self.unet.merge[depth]]
             if level < self.levels - 1:
                 parts += [self.inputs[level]] if beta[level] > 0 else []
-                parts += [self.outputs[level]] if alpha[level] > 0 else []
+                parts += [self.outputs[level]] if alpha[level] > 0 or self.composed else []
             elif alpha[level] > 0:
                 parts.append(self.unet.out)
         return [p for part in parts for p in part.parameters()]
@@ -233,9 +250,10 @@ def _linear(count: int, side: int, device: torch.device) -> torch.Tensor:
     return rows[0].T.contiguous().to(device)
 
 
-def image_side(target_side: int) -> int:
-    """Levels up to 32^3 are fed from pairs sampled on 64^3, finer ones from the full grid."""
-    return 64 if target_side <= 32 else 128
+def image_side(target_side: int, size: int) -> int:
+    """Levels up to 32^3, and networks of a ``size`` of up to 64, are fed from pairs sampled on 64^3; others
+    from the full grid."""
+    return 64 if target_side <= 32 or size <= 64 else 128
 
 
 def predict_field(

@@ -7,7 +7,7 @@ machine, in every order and after every restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,23 @@ from ProgressiveRegistrationLib.geometry import Box
 from ProgressiveRegistrationLib.network.input import SIGMA, gradient_magnitude
 
 from .cache import MASKS, CachedScan, ScanStore
-from .deformation import FINE, TABLE_I, Deformation, GrydsDeformation, Lattice, SplineSpec, draw, identity
+from .deformation import (
+    FINE,
+    TABLE_I,
+    Deformation,
+    GrydsDeformation,
+    Lattice,
+    SplineSpec,
+    draw,
+    draw_breathing,
+    identity,
+)
 from .phantoms import PhantomPair, PhantomStore
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from .pairs import UnlabelledPair
 
 # Gradient magnitude of a pair sampled on 64^3, brought to the scale of the 128^3 one averaged to 64^3: half
 # for the larger voxels, and 1.26 for the detail that the coarser grid has lost (measured on three scans: 1.2
@@ -42,7 +54,8 @@ class Augmentation:
     lung's windowed density, moving against fixed. ``noise``: standard deviation in windowed units on the 128
     grid. ``blur_share``: samples whose slices are thickened, each image by its own width. ``small_share``:
     samples whose whole motion is multiplied by a number in [0, 1): what boxes leave, and what a second pass
-    of the network meets.
+    of the network meets. ``rough_share``: samples whose T2,2 is multiplied by a number in [0, 1).
+    ``breathing_share``: samples whose T2,1 is ``draw_breathing``'s. ``still_share``: samples without motion.
     """
 
     box_margin: tuple[float, float] = (-0.01, 0.06)
@@ -57,6 +70,9 @@ class Augmentation:
     large_share: float = 0.3
     large_amplitude: float = 1.5
     small_share: float = 0.0
+    rough_share: float = 0.0
+    breathing_share: float = 0.0
+    still_share: float = 0.0
     phantom_share: float = 0.0
     phantoms: int = 12
 
@@ -160,8 +176,11 @@ class SampleStream:
         seed: int,
         name: str = "train",
         phantoms: PhantomStore | None = None,
+        pairs: Sequence[UnlabelledPair] = (),
+        pair_share: float = 0.0,
     ) -> None:
         self.store, self.sampling, self.phantoms = store, sampling, phantoms
+        self.pairs, self.pair_share = list(pairs), pair_share
         self.key = [int(seed), int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")]
 
     def share(self, processes: int) -> None:
@@ -171,15 +190,20 @@ class SampleStream:
             self.phantoms.kept = max(1, self.phantoms.kept // processes)
 
     @classmethod
-    def held_out(cls, store: ScanStore, sampling: Sampling) -> SampleStream:
+    def held_out(cls, store: ScanStore, sampling: Sampling, amplitude: float = 1.0) -> SampleStream:
         """The paper's fixed deformations of plain scans, in boxes of their own:
         what validation and evaluation measure on.
 
         The same for all configurations, but for what a network is shown (``input``, ``sigma``) and the loss's
-        weights.
+        weights. ``amplitude`` multiplies T2 and the box's change.
         """
-        plain = replace(Augmentation.none(), box_change=0.04, box_change_share=1.0, density=HELD_OUT_DENSITY)
-        same = replace(sampling, augmentation=plain, table=dict(TABLE_I), generator="fast")
+        box = 0.04 * amplitude
+        plain = replace(Augmentation.none(), box_change=box, box_change_share=1.0, density=HELD_OUT_DENSITY)
+        table = {
+            name: spec if name == "t1" else SplineSpec(spec.grid, tuple(r * amplitude for r in spec.ranges))
+            for name, spec in TABLE_I.items()
+        }
+        same = replace(sampling, augmentation=plain, table=table, generator="fast")
         return cls(store, same, 1, "validate")
 
     def sample(
@@ -188,6 +212,9 @@ class SampleStream:
         """Sample ``number`` with images of ``side`` (64 or 128)
         and truth of ``target_side`` (at most ``side``)."""
         rng = np.random.default_rng([*self.key, int(number)])
+        if self.pairs and scan is None and rng.random() < self.pair_share:
+            pair = self.pairs[int(rng.integers(len(self.pairs)))]
+            return pair.sample(rng, side, target_side or side, self.sampling.lung_weight)
         share = self.sampling.augmentation.phantom_share
         if share and self.phantoms and scan is None and rng.random() < share:
             pair = self.phantoms[int(rng.integers(len(self.phantoms)))]
@@ -272,7 +299,12 @@ def draw_deformation(rng: np.random.Generator, sampling: Sampling) -> Deformatio
         scale = tuple((1 + upper - lower).tolist())
         # Face to face: outer faces lie half a voxel past the first and last index.
         shift = tuple(((lower + 0.5 / FINE) * FINE - 0.5 * (1 + upper - lower)).tolist())
-    out = draw(rng, sampling.table, amplitude, scale, shift)
+    if options.rough_share and rng.random() < options.rough_share:
+        amplitude = (*amplitude[:2], amplitude[2] * float(rng.random()))
+    breathing = options.breathing_share and rng.random() < options.breathing_share
+    if options.still_share and rng.random() < options.still_share:
+        amplitude, scale, shift, breathing = (1.0, 0.0, 0.0), (1.0,) * 3, (0.0,) * 3, False
+    out = draw(rng, sampling.table, amplitude, scale, shift, smooth=draw_breathing if breathing else None)
     if sampling.generator == "gryds":
         out = GrydsDeformation(out.t1, out.t21, out.t22, out.box_scale, out.box_shift)
     return out

@@ -23,6 +23,7 @@ from ProgressiveRegistrationLib.errors import (
     ProgressiveRegistrationError,
 )
 from ProgressiveRegistrationLib.files import write_text
+from ProgressiveRegistrationLib.network.model import find_card
 
 from . import checkpoint
 from .cache import ScanStore, scan_name
@@ -31,12 +32,14 @@ from .dataset import prepare_data
 from .feed import READERS, Draws, from_processes, from_threads
 from .growth import carry
 from .hardware import build_fabric, sampling_device, scan_memory
+from .inherit import inherit
 from .logs import Log
 from .losses import EVALUATION_SIDE, lung_error, weighted_loss
 from .network import ProgressiveUNet, image_side, pool_to, predict_field
-from .pairs import prepare_pair
+from .pairs import prepare_pair, prepare_unlabelled
 from .phantoms import PhantomStore
 from .samples import Sample, SampleStream
+from .unsupervised import dissimilarity, unsupervised_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +69,8 @@ class Trainer:
         self.deadline, self._reserve = math.inf, LEAST_RESERVE
         # What the weights were trained on, for the model card; None: an older checkpoint does not tell.
         self.scans: list[str] | None = []
+        # The model that the weights began as, if any.
+        self.begun_with: dict | None = None
 
     def report(self, text: str) -> None:
         if self.fabric.is_global_zero:
@@ -98,10 +103,14 @@ class Trainer:
                 self.fabric.barrier()
         memory = scan_memory(device, config.data.memory_gb)
         store = ScanStore(folders, config.data.window, memory, device)
-        self.stream = SampleStream(store, config.sampling, config.seed, "train", phantoms)
+        pairs = [prepare_unlabelled(config, p) for p in config.data.pairs]
+        self.stream = SampleStream(
+            store, config.sampling, config.seed, "train", phantoms, pairs, config.data.pair_share
+        )
         self.scans = sorted(map(scan_name, folders)) + [
             f.name for f in (phantoms.folders if phantoms else ())
         ]
+        self.scans += [p.name for p in pairs]
         self.held_out = None
         if held_out:
             store = ScanStore(held_out, config.data.window, config.data.memory_gb, device)
@@ -113,7 +122,14 @@ class Trainer:
     def _build_network(self) -> None:
         options = self.config.network
         network = ProgressiveUNet(
-            options.width, options.levels, options.size, options.norm, options.momentum, self.config.seed
+            options.width,
+            options.levels,
+            options.size,
+            options.norm,
+            options.momentum,
+            self.config.seed,
+            options.correlated,
+            options.output == "composed",
         )
         self.average = copy.deepcopy(network).eval()
         # Before the optimiser is built, which must know the parameters where they are.
@@ -172,6 +188,7 @@ class Trainer:
             "history": self.history[-400:],
             "steps": self.steps,
             "scans": self.scans,
+            "begun_with": self.begun_with,
         }
         groups = {
             "network": self.plain.state_dict(),
@@ -233,7 +250,22 @@ class Trainer:
             inner.state.setdefault(parameter, {})[entry] = value
         self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
         self.history = list(state.get("history", []))
+        self.begun_with = state.get("begun_with")
         self._take_over_record(state, changed)
+
+    def _begin_with(self, model: str) -> None:
+        """Take over the weights of an exported model, see ``inherit``."""
+        card = find_card(model)
+        inherit(self.plain, card, self.stream)
+        self.average.load_state_dict(self.plain.state_dict())
+        self.begun_with = {
+            "name": card.name,
+            "version": card.version,
+            "sha256": card.sha256,
+            "training_steps": card.training_steps,
+            "training_hours": card.extra.get("training_hours"),
+        }
+        self.report(f"Starting with the weights of {card.name} {card.version}")
 
     def _take_over_record(self, state: dict, changed: list[str]) -> None:
         """Add what a checkpoint's weights were trained on to this run's record;
@@ -263,7 +295,8 @@ class Trainer:
     ) -> int:
         """Train to the end of the schedule (or to ``until``); returns the iteration reached.
 
-        ``resume``: from the run's latest checkpoint. ``start_from``: begin this run with another checkpoint.
+        ``resume``: from the run's latest checkpoint. ``start_from``: begin this run with another
+        checkpoint, or with the weights of a model (a name, or a card's path); then iterations count from 0.
         ``deadline``: by ``time.monotonic()``; training stops so that its checkpoint is written by then.
         """
         self.deadline = deadline
@@ -281,6 +314,8 @@ class Trainer:
         if resume and found:
             self.load(found[-1])
             self.report(f"Continuing at iteration {self.iteration} from {found[-1]}")
+        elif start_from is not None and start_from.suffix != checkpoint.ENDING:
+            self._begin_with(str(start_from))
         elif start_from is not None:
             self.load(start_from, new_run=True)
             self.report(f"Starting at iteration {self.iteration} from {start_from}")
@@ -387,7 +422,7 @@ class Trainer:
         from .pictures import level_maps
 
         alpha = self.schedule.alpha(self.iteration - 1)
-        side = image_side(self.plain.side(self.schedule.finest(self.iteration - 1)))
+        side = image_side(self.plain.side(self.schedule.finest(self.iteration - 1)), self.plain.size)
         stream = self.stream if self.held_out is None else self.held_out
         sample = stream.sample(0, side, side, scan=0).to(torch.device("cpu"))
         images = sample.images.to(self.fabric.device, memory_format=torch.channels_last_3d)
@@ -419,7 +454,8 @@ class Trainer:
         side = self.plain.side(level)
         # The same samples in every process, so that all grow alike.
         images = [
-            self.stream.sample(10**9 + 100 * t + k, image_side(side), 8).images for k in range(GROWTH_SAMPLES)
+            self.stream.sample(10**9 + 100 * t + k, image_side(side, self.plain.size), 8).images
+            for k in range(GROWTH_SAMPLES)
         ]
         images = [i.to(self.fabric.device, memory_format=torch.channels_last_3d) for i in images]
         with self.fabric.autocast():
@@ -436,9 +472,15 @@ class Trainer:
         images = sample.images.contiguous(memory_format=torch.channels_last_3d)
         target, weight = sample.target, sample.weight
         predicted = self.network(images, alpha)
-        kind = self.config.optimiser.loss
-        loss = weighted_loss(predicted.float(), target, weight, kind)
-        both = torch.stack([loss.detach(), weighted_loss(torch.zeros_like(target), target, weight, kind)])
+        if self.config.training == "unsupervised":
+            loss = unsupervised_loss(predicted.float(), images, weight, self.config.similarity)
+            with torch.no_grad():
+                unmoved = dissimilarity(images, None, weight, self.config.similarity)
+        else:
+            kind = self.config.optimiser.loss
+            loss = weighted_loss(predicted.float(), target, weight, kind)
+            unmoved = weighted_loss(torch.zeros_like(target), target, weight, kind)
+        both = torch.stack([loss.detach(), unmoved])
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.config.optimiser.clip:
@@ -505,7 +547,7 @@ class Trainer:
                 if self._stopping():
                     return None
                 sample = self.held_out.sample(
-                    number, image_side(finest), EVALUATION_SIDE, scan=number % scans
+                    number, image_side(finest, self.plain.size), EVALUATION_SIDE, scan=number % scans
                 )
                 field = self.predict(sample.images, max(EVALUATION_SIDE, finest))
                 error, zero = lung_error(pool_to(field, EVALUATION_SIDE), sample)
@@ -515,7 +557,7 @@ class Trainer:
         for pair in self.pairs:
             if self._stopping():
                 return None
-            side = image_side(finest)
+            side = image_side(finest, self.plain.size)
             images = pool_to(pair.images, side)
             result[f"tre_{pair.name}_mm"] = float(pair.tre(self.predict(images, 128)[0]).mean())
             result[f"before_{pair.name}_mm"] = float(pair.before.mean())

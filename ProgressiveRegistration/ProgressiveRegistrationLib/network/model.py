@@ -18,7 +18,9 @@ from ..errors import ModelError
 from .device import choose_device, choose_precision, device_name, on_gpu_or_cpu, passed_over
 from .unet import RegistrationUNet, fold_batch_norm
 
-CARD_FORMAT = 1
+# 1: the paper's network. 2: a card whose network differs from it (``correlated``, ``output``), which earlier
+# programs cannot run.
+CARD_FORMAT = 2
 ENVIRONMENT = "PROGRESSIVE_REGISTRATION_MODELS"
 
 
@@ -35,6 +37,8 @@ class ModelCard:
     training_data : list of {name, licence, scans}. training_steps : iterations, by level or in all.
     metrics : measured figures, with their protocol in the keys.
     weights, sha256 : file name beside the card, and its checksum.
+    correlated : levels (0 = finest) that see the images' correlation too; none in the paper.
+    output : "finest", the last level's field, or "composed", the levels' fields concatenated (eq. 5).
     """
 
     name: str
@@ -52,6 +56,8 @@ class ModelCard:
     sha256: str
     description: str = ""
     licence: str = "Apache-2.0"
+    correlated: tuple[int, ...] = ()
+    output: str = "finest"
     format: int = CARD_FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
     path: str = ""
@@ -74,7 +80,7 @@ class ModelCard:
                 f"{CARD_FORMAT}; update Progressive Registration."
             )
         known = {f.name for f in fields(cls)} - {"path"}
-        needed = known - {"description", "licence", "extra"}
+        needed = known - {"description", "licence", "extra", "correlated", "output"}
         missing = sorted(needed - content.keys())
         if missing:
             raise ModelError(f"The model card {path} misses {', '.join(missing)}; install the model again.")
@@ -198,9 +204,10 @@ class Model:
         self._dtype = choose_precision(device)
         network = copy.deepcopy(self._exact)
         # bfloat16 would round a displacement of 20 voxels by up to 0.06: the last layer keeps its precision
-        last, network.out = network.out, torch.nn.Identity()
+        last = network.out, network.heads
+        network.out, network.heads = torch.nn.Identity(), torch.nn.ModuleList()
         network = network.to(device, self._dtype, memory_format=torch.channels_last_3d)
-        network.out = last.to(device, memory_format=torch.channels_last_3d)
+        network.out, network.heads = (part.to(device, memory_format=torch.channels_last_3d) for part in last)
         self._network = network
 
     @property
@@ -242,7 +249,8 @@ class Model:
     @torch.inference_mode()
     def _run(self, images: torch.Tensor) -> np.ndarray:
         x = images.to(self._device, self._dtype).contiguous(memory_format=torch.channels_last_3d)
-        return self._network.out(self._network.features(x).float())[0].cpu().numpy()
+        fine = images.to(self._device) if self.card.correlated else None
+        return self._network.field(self._network.features(x, fine))[0].cpu().numpy()
 
 
 def load_model(name_or_path: str | os.PathLike | None = None, device: str = "auto") -> Model:
@@ -256,7 +264,17 @@ def load_model(name_or_path: str | os.PathLike | None = None, device: str = "aut
     """
     choose_device(device)  # a wrong device is told before 10 MB are read
     card = find_card(name_or_path)
-    network = RegistrationUNet(card.width, card.levels)
+    try:
+        if card.output not in ("finest", "composed"):
+            raise ValueError(f"its output is {card.output!r}, and only finest and composed are known.")
+        network = RegistrationUNet(
+            card.width,
+            card.levels,
+            correlated=tuple(card.correlated),
+            composed=card.output == "composed",
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"The model card {card.path} describes no network: {error}") from error
     weights = {k: v.float() if v.is_floating_point() else v for k, v in card.read_weights().items()}
     try:
         # batches are counted for training only
@@ -287,9 +305,11 @@ def write_model(card: ModelCard, weights: dict[str, torch.Tensor], folder: str |
         }
     )
     entries = card.to_dict()
-    entries.update(
-        weights=f"{card.name}.safetensors", sha256=hashlib.sha256(content).hexdigest(), format=CARD_FORMAT
-    )
+    entries.update(weights=f"{card.name}.safetensors", sha256=hashlib.sha256(content).hexdigest())
+    plain = {"correlated": (), "output": "finest"}
+    differs = [name for name, value in plain.items() if getattr(card, name) != value]
+    entries = {name: value for name, value in entries.items() if name not in plain or name in differs}
+    entries["format"] = 2 if differs else 1
     with replacing(folder / entries["weights"]) as temporary:
         temporary.write_bytes(content)
     path = folder / f"{card.name}.json"

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .compose import concatenated
+from .correlation import RADIUS, correlation
+
 LEAKINESS = 0.01
 
 
@@ -42,14 +45,29 @@ class RegistrationUNet(nn.Module):
     width : maps after the first convolution (16 = the paper, 19.3 M parameters at 5 levels; 8 = 4.8 M).
     levels : resolution levels; the input's sides must be divisible by 2**(levels - 1).
     norm : callable(maps) -> module; the default is batch normalisation.
+    correlated : levels that see a ``correlation`` of the two images too, added to the maps that they
+        receive; not the finest one, and one pair at a time. The paper has none.
+    composed : every level has an output of its own, and the field is their concatenation (section IV-F).
 
     Shapes: (n, 2, D, H, W), channel 0 fixed and 1 moving, -> (n, 3, D, H, W), channels x, y, z, in voxels of
     the input grid.
     """
 
-    def __init__(self, width: int = 8, levels: int = 5, norm=nn.BatchNorm3d) -> None:
+    def __init__(
+        self,
+        width: int = 8,
+        levels: int = 5,
+        norm=nn.BatchNorm3d,
+        correlated: tuple[int, ...] = (),
+        composed: bool = False,
+    ) -> None:
         super().__init__()
-        self.width, self.levels = int(width), int(levels)
+        self.width, self.levels, self.composed = int(width), int(levels), bool(composed)
+        self.correlated = tuple(sorted(int(level) for level in correlated))
+        if any(not 0 < level < self.levels for level in self.correlated):
+            raise ValueError(
+                f"Correlated levels must lie between 1 and {self.levels - 1}; got {list(self.correlated)}."
+            )
         self.down = nn.ModuleList()
         for level in range(levels):
             received, first, second = maps_of_level(width, level)
@@ -63,23 +81,60 @@ class RegistrationUNet(nn.Module):
             self.merge.append(nn.Sequential(ConvBlock(below + skip, skip, norm), ConvBlock(skip, skip, norm)))
         self.pool = nn.MaxPool3d(2)
         self.out = nn.Conv3d(maps_of_level(width, 0)[2], 3, 1)
+        # of the levels below the finest one
+        self.heads = nn.ModuleList(
+            nn.Conv3d(maps_of_level(width, level)[2], 3, 1) for level in range(1, levels) if composed
+        )
+        self.match = nn.ModuleDict(
+            {
+                str(level): nn.Conv3d((2 * RADIUS + 1) ** 3, maps_of_level(width, level)[0], 1)
+                for level in self.correlated
+            }
+        )
+
+    def matches(self, images: torch.Tensor, level: int, side: tuple[int, int, int]) -> torch.Tensor:
+        """What the images' correlation adds to the maps that ``level`` (one of ``correlated``) receives.
+
+        images : (1, 2, D, H, W) float32. side : (d, h, w) of the level. Returns (1, maps, d, h, w).
+        """
+        conv = self.match[str(level)]
+        return conv(correlation(images, side).to(conv.weight.dtype))
 
     def merge_up(self, level: int, below: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Bring the maps of ``level + 1`` up and join them with the analysis maps of ``level``."""
         return self.merge[level](torch.cat([self.up[level](below), skip], 1))
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 2, D, H, W) -> (n, 2 * width, D, H, W): all but the output convolution."""
+    def features(self, x: torch.Tensor, images: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The maps that each level's field is read from, coarsest first: (n, maps, d, h, w), the last one
+        (n, 2 * width, D, H, W).
+
+        x : (n, 2, D, H, W). images : the same in float32, for the correlation; None: ``x`` itself.
+        """
+        images = x if images is None else images
         skips = []
         for level in range(self.levels):
-            x = self.down[level](x if level == 0 else self.pool(x))
+            if level > 0:
+                x = self.pool(x)
+                if level in self.correlated:
+                    x = x + self.matches(images, level, tuple(x.shape[2:]))
+            x = self.down[level](x)
             skips.append(x)
+        maps = [x]
         for level in reversed(range(self.levels - 1)):
-            x = self.merge_up(level, x, skips[level])
-        return x
+            maps.append(self.merge_up(level, maps[-1], skips[level]))
+        return maps
+
+    def field(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """(n, 3, D, H, W): the field that ``features`` stand for, in the precision of the last layer."""
+        kind = self.out.weight.dtype
+        finest = self.out(features[-1].to(kind))
+        if not self.composed:
+            return finest
+        below = [head(maps.to(kind)) for head, maps in zip(reversed(self.heads), features)]
+        return concatenated([*below, finest], finest.shape[2:])[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.features(x))
+        return self.field(self.features(x))
 
 
 @torch.no_grad()

@@ -1,0 +1,199 @@
+"""The paper's comparison at 64^3: runs of several configurations and initialisations, in turn.
+
+Unlike ``compare`` it takes days, and so it may be stopped at any time: each run is one of the trainer's own,
+and goes on from its last checkpoint. Runs of one seed see the same samples and begin with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.files import write_text
+
+from . import benchmarks, checkpoint
+from .cache import ScanStore
+from .compare import Variant, read_study
+from .deformation import FINE
+from .evaluation import CheckpointModel, evaluate_pair, held_out_stream, predictor, wilcoxon
+from .pairs import prepare_pair
+from .samples import SampleStream
+from .scales import held_out_scales
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Series:
+    """``variants`` of a study (see ``compare.read_study``), each trained once a seed.
+
+    chunk : iterations of a run before the next one's turn. amplitudes : of the held-out deformations, times
+    Table I's. samples : of each held-out scan and amplitude. phantom_mm : diaphragm motions of the phantoms;
+    phantom_seeds : of each.
+    """
+
+    variants: list[Variant]
+    seeds: tuple[int, ...] = (1, 2)
+    chunk: int = 500
+    amplitudes: tuple[float, ...] = (0.3, 1.0, 1.5)
+    samples: int = 4
+    phantom_mm: tuple[float, ...] = (10, 20, 40, 60)
+    phantom_seeds: tuple[int, ...] = (100, 101)
+
+    def runs(self) -> list[tuple[str, int, Variant]]:
+        """(run's name, seed, variant with the run's configuration) in the order of training."""
+        out = []
+        for seed in self.seeds:
+            for variant in self.variants:
+                name = f"{variant.name}-seed{seed}"
+                config = replace(variant.config, name=name, seed=seed)
+                out.append((name, seed, replace(variant, config=config)))
+        return out
+
+
+def read_series(path: Path) -> Series:
+    """A study's YAML file with a ``series`` section, with keys of ``Series``. Raises InputError."""
+    variants, pool = read_study(path)
+    values = yaml.safe_load(path.read_text(encoding="utf-8")).get("series") or {}
+    known = {"seeds", "chunk", "amplitudes", "samples", "phantom_mm", "phantom_seeds"}
+    if not isinstance(values, dict) or set(values) - known:
+        wrong = sorted(set(values) - known)[0] if isinstance(values, dict) else values
+        names = ", ".join(sorted(known))
+        raise InputError(f"The series {path} has the unknown key {wrong}; it may hold {names}.")
+    if pool:
+        raise InputError(f"The series {path} has a pool of samples: only studies have one.")
+    try:
+        kinds = {"chunk": int, "samples": int, "amplitudes": float, "phantom_mm": float}
+        given: dict[str, Any] = {}
+        for key, value in values.items():
+            kind = kinds.get(key, int)
+            given[key] = kind(value) if key in ("chunk", "samples") else tuple(map(kind, value))
+        if given.get("chunk", 1) < 1 or given.get("samples", 1) < 1:
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The series {path} must hold lists of numbers, and whole numbers of at least 1."
+        ) from error
+    return Series(variants, **given)
+
+
+def run_series(
+    series: Series, output: Path, minutes: float = float("inf"), report: Callable[[str], None] = print
+) -> bool:
+    """Train on for at most ``minutes``; True once every run is at its end. They lie in ``output``/runs."""
+    deadline = time.monotonic() + 60 * minutes
+    folder = str((output / "runs").resolve())
+    runs = series.runs()
+    reached = {name: _reached(Path(folder) / name) for name, _, _ in runs}
+    while True:
+        waiting = [r for r in runs if reached[r[0]] < r[2].config.schedule.iterations]
+        if not waiting:
+            return True
+        # The one that is least far on: after a stop none runs ahead.
+        name, _, variant = min(waiting, key=lambda r: reached[r[0]] // series.chunk)
+        config = replace(variant.config, output=replace(variant.config.output, folder=folder))
+        trainer = Trainer(config, report)
+        until = min(config.schedule.iterations, (reached[name] // series.chunk + 1) * series.chunk)
+        reached[name] = trainer.run(resume=True, until=until, deadline=deadline)
+        report(f"{name}: iteration {reached[name]} of {config.schedule.iterations}")
+        if trainer.stop_reason:
+            return False
+
+
+def _reached(run: Path) -> int:
+    found = checkpoint.checkpoints(run / "checkpoints")
+    return int(found[-1].stem[len(checkpoint.PREFIX) :]) if found else 0
+
+
+def measure_series(series: Series, output: Path, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Judge every run at its last checkpoint (maybe before its end: the result tells)."""
+    rows, held_out, pairs, phantoms = [], {}, [], []
+    for name, seed, variant in series.runs():
+        found = checkpoint.checkpoints(output / "runs" / name / "checkpoints")
+        if not found:
+            continue
+        config = variant.config
+        if not held_out:
+            plain = held_out_stream(config, report)
+            for amplitude in series.amplitudes:
+                store = ScanStore(plain.store.folders, config.data.window, config.data.memory_gb)
+                held_out[amplitude] = SampleStream.held_out(store, config.sampling, amplitude)
+            pairs = [prepare_pair(config, p) for p in config.validation.pairs]
+            phantoms = [
+                (mm, benchmarks.phantoms(1, s, amplitude=mm)[0])
+                for mm in series.phantom_mm
+                for s in series.phantom_seeds
+            ]
+        model = CheckpointModel(found[-1], "cpu")
+        predict, finest, size = predictor(model)
+        row: dict[str, Any] = {"run": name, "variant": variant.name, "seed": seed}
+        row.update(
+            against=variant.against,
+            iteration=model.iteration,
+            of=config.schedule.iterations,
+            held_out={},
+            errors={},
+        )
+        for amplitude, stream in held_out.items():
+            scales = held_out_scales(predict, stream, series.samples, finest, size)
+            row["held_out"][f"{amplitude:g}"] = scales.summary()
+            row["errors"][f"held-out, {amplitude:g} x Table I"] = scales.error.tolist()
+        for pair in pairs:
+            field = torch.from_numpy(model.predict(pair.images)) * (FINE / model.card.size)
+            row["errors"][pair.name] = pair.tre(field).tolist()
+        for mm, phantom in phantoms:
+            result = evaluate_pair(phantom, {"network": model}, device="cpu").methods["network"]
+            row["errors"].setdefault(f"phantoms, {mm:g} mm", []).extend(result.errors.tolist())
+            folded = row.setdefault("folding_percent", {})
+            folded[f"{mm:g} mm, {phantom.name}"] = result.folding["lung_percent"]
+        rows.append(row)
+        report(f"{name} at iteration {model.iteration} is measured")
+    if not rows:
+        raise InputError(f"No run in {output / 'runs'} has a checkpoint yet: train first.")
+    return {"rows": rows, "tests": _tests(rows)}
+
+
+def _tests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One-sided, as in the paper: are a variant's errors larger than its partner's (all seeds together)?"""
+    out = []
+    for variant, against in dict.fromkeys((r["variant"], r["against"]) for r in rows if r["against"]):
+        mine = {r["seed"]: r["errors"] for r in rows if r["variant"] == variant}
+        other = {r["seed"]: r["errors"] for r in rows if r["variant"] == against}
+        seeds = sorted(mine.keys() & other.keys())
+        for key in next(iter(mine.values())) if seeds else ():
+            worse, better = (np.concatenate([e[s][key] for s in seeds]) for e in (mine, other))
+            out.append({"variant": variant, "against": against, "on": key, **wilcoxon(worse, better)})
+    return out
+
+
+def series_table(result: dict[str, Any]) -> str:
+    """Markdown: mean errors of every run in mm, then the tests."""
+    keys = list(result["rows"][0]["errors"])
+    lines = ["| Run | Iteration | " + " | ".join(keys) + " | Folding in the lung, most (%) |"]
+    lines.append("|---|---:|" + "---:|" * (len(keys) + 1))
+    for row in result["rows"]:
+        means = [f"{np.mean(row['errors'][k]):.2f}" for k in keys]
+        most = max(row.get("folding_percent", {}).values(), default=float("nan"))
+        done = f"{row['iteration']:,}" + ("" if row["iteration"] >= row["of"] else f" of {row['of']:,}")
+        lines.append(f"| {row['run']} | {done} | " + " | ".join(means) + f" | {most:.3f} |")
+    head = "| Variant | Against | On | Mean difference (mm) | W | p, one-sided: the variant is worse |"
+    lines += ["", head]
+    lines.append("|---|---|---|---:|---:|---:|")
+    for test in result["tests"]:
+        difference, statistic, p = test["mean_difference_mm"], test["W"], test["p"]
+        where = f"{test['variant']} | {test['against']} | {test['on']}"
+        lines.append(f"| {where} | {difference:+.2f} | {statistic:g} | {p:.2g} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_series(result: dict[str, Any], output: Path) -> None:
+    """``series.json`` and ``series.md``."""
+    write_text(output / "series.json", json.dumps(result, indent=1) + "\n")
+    write_text(output / "series.md", series_table(result))
