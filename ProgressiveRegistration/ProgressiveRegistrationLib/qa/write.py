@@ -130,7 +130,7 @@ def _first_page(report: dict[str, Any]) -> Any:
     for check in report["checks"]:
         cells = [
             textwrap.wrap(check[key], w) or [""]
-            for key, w in (("name", 38), ("measured", 36), ("tolerance", 34))
+            for key, w in (("name", 38), ("measured", 32), ("tolerance", 34))
         ]
         for x, lines in zip(columns, cells):
             figure.text(x, y, "\n".join(lines), fontsize=8, va="top", linespacing=1.25)
@@ -183,11 +183,10 @@ def _second_page(case: Case) -> Any:
             axes.set_title(name if c == 0 else plane.name, fontsize=8, loc="left", pad=3)
     figure.text(
         0.08,
-        0.048,
-        "Overlays: fixed orange, moving blue, grey where they agree; the patient's right is on "
-        "the left. Volume change: red grows, blue shrinks "
-        "to a half; yellow folds. "
-        f"Expected error: none to red, {DOUBT_MM:.0f} mm and more.",
+        0.043,
+        "Overlays: fixed orange, moving blue, grey where they agree; the patient's right is on the left.\n"
+        "Volume change: red grows to twice, blue shrinks to a half, yellow folds. "
+        f"Expected error: clear to dark red, {DOUBT_MM:.0f} mm and more.",
         fontsize=6.5,
         color="#6a6f78",
     )

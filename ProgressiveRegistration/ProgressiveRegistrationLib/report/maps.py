@@ -44,7 +44,7 @@ def map_picture(
     shown = inside & np.isfinite(values)
     share = np.clip((np.where(shown, values, low) - low) / (high - low), 0, 1)
     colour = colormaps[colours](share)[..., :3] * (0.75 + 0.25 * grey)
-    strength = np.where(shown, 0.9 * np.sqrt(share) if fade else 0.85, 0.0)[..., None]
+    strength = np.where(shown, 0.9 * share if fade else 0.85, 0.0)[..., None]
     return np.round(255 * np.clip((1 - strength) * grey + strength * colour, 0, 1)).astype(np.uint8)
 
 
