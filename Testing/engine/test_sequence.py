@@ -15,6 +15,7 @@ from ProgressiveRegistrationLib.landmarks import Landmarks, write_landmarks
 from ProgressiveRegistrationLib.sequence.cycle import adjusted, closing_error
 from ProgressiveRegistrationLib.sequence.motion import amplitude, mean_image
 from ProgressiveRegistrationLib.sequence.phases import find_phases
+from ProgressiveRegistrationLib.sequence.run import _trajectories
 from ProgressiveRegistrationLib.sequence.steps import DIRECT, plan
 from small_pair import GRID, chest, run, write_dicom
 
@@ -202,3 +203,47 @@ def test_unknown_reference_and_wrong_number_of_landmark_files_are_told(capsys, f
     code, _, err = run(capsys, "sequence", folder, "-o", tmp_path / "out", "--landmarks", "-", *OPTIONS[2:])
     assert code == 3
     assert "1 landmark files were given for 4 phases" in err
+
+
+# ---- the landmarks of public 4DCT sets -------------------------------------------------------------------
+
+
+def still(phases, images, reference: int):
+    """The trajectories with fields that move nothing: what they say before is in the files alone."""
+    grid = Grid.from_image(images[reference]).with_spacing(60.0)
+    fields = {k: DisplacementField.identity(grid) for k in range(len(phases))}
+    return _trajectories(phases, images, reference, fields)
+
+
+def test_popi_landmarks_of_ten_phases_are_followed(shared, tmp_path):
+    grid = Grid((60, 46, 36), (8.0, 8.0, 8.0), (0.0, 0.0, 0.0))  # as large as POPI's image
+    sitk.WriteImage(grid.image(np.zeros(grid.shape, np.int16)), str(tmp_path / "0.nrrd"))
+    images, files = [], []
+    for k in range(10):
+        (tmp_path / f"{10 * k:02d}.nrrd").write_bytes((tmp_path / "0.nrrd").read_bytes())
+        images.append(tmp_path / f"{10 * k:02d}.nrrd")
+        files.append(shared / "landmarks" / "popi" / f"{10 * k:02d}-Landmarks.pts")
+    phases = find_phases(images, files)
+    read = [sitk.ReadImage(str(path)) for path in images]
+    found = still(phases, read, 1)
+    raw = [np.loadtxt(file, comments="#") for file in files]
+    assert found.marked.shape == (10, len(raw[0]), 3)
+    for k in range(10):
+        wanted = np.linalg.norm(raw[k] - raw[1], axis=1)
+        assert found.summary(k)["after"]["mean"] == pytest.approx(wanted.mean(), abs=1e-6)
+        assert found.summary(k)["after"]["count"] == len(wanted)
+    assert found.summary(5)["after"]["mean"] > found.summary(2)["after"]["mean"] > 0
+
+
+def test_dirlab_landmarks_are_voxels_of_their_own_phase(shared, tmp_path):
+    grid = Grid((256, 256, 94), (0.97, 0.97, 2.5), (0.0, 0.0, 0.0))  # case 1
+    image = grid.image(np.zeros(grid.shape, np.uint8))
+    paths = [tmp_path / "T00.nrrd", tmp_path / "T50.nrrd"]
+    for path in paths:
+        sitk.WriteImage(image, str(path), True)
+    folder = shared / "landmarks" / "dirlab_4dct"
+    phases = find_phases(paths, [folder / f"case1_300_{name}_xyz.txt" for name in ("T00", "T50")])
+    found = still(phases, [image, image], 1)
+    assert found.summary(0)["after"]["mean"] == pytest.approx(3.89, abs=0.01)  # as published
+    assert found.summary(0)["after"]["count"] == 300
+    assert len(found.to_csv().splitlines()) == 1 + 2 * 300
