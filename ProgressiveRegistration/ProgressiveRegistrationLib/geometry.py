@@ -4,11 +4,15 @@ Slicer's RAS is converted in the module's ``mrml.py`` alone."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 COVER_TOLERANCE = 1e-6  # voxels: what rounding makes of a point on a face
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -30,6 +34,12 @@ class Grid:
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, ...] = IDENTITY
+
+    if TYPE_CHECKING:  # given as any numbers, kept as tuples
+
+        def __init__(
+            self, size: ArrayLike, spacing: ArrayLike, origin: ArrayLike, direction: ArrayLike = IDENTITY
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(int(v) for v in self.size))
@@ -72,16 +82,16 @@ class Grid:
         """(3, 3): maps index steps (x, y, z) to mm in LPS."""
         return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
 
-    def index_to_world(self, indices: np.ndarray) -> np.ndarray:
+    def index_to_world(self, indices: ArrayLike) -> np.ndarray:
         """Continuous indices (..., 3) in x, y, z -> LPS mm (..., 3)."""
         return np.asarray(indices, float) @ self.index_to_world_matrix.T + np.asarray(self.origin)
 
-    def world_to_index(self, points: np.ndarray) -> np.ndarray:
+    def world_to_index(self, points: ArrayLike) -> np.ndarray:
         """LPS mm (..., 3) -> continuous indices (..., 3) in x, y, z."""
         inverse = np.linalg.inv(self.index_to_world_matrix)
         return (np.asarray(points, float) - np.asarray(self.origin)) @ inverse.T
 
-    def contains(self, points: np.ndarray, margin: float = 0.5) -> np.ndarray:
+    def contains(self, points: ArrayLike, margin: float = 0.5) -> np.ndarray:
         """(...,) bool: are LPS points (..., 3) inside the voxels' extent
         (``margin`` voxels past the centres)?"""
         index = self.world_to_index(points)
@@ -107,14 +117,14 @@ class Grid:
         ends = [(-0.5, n - 0.5) for n in self.size]
         return self.index_to_world(np.array([(x, y, z) for z in ends[2] for y in ends[1] for x in ends[0]]))
 
-    def padded(self, voxels: int | tuple[int, int, int]) -> Grid:
+    def padded(self, voxels: ArrayLike) -> Grid:
         """The same lattice with ``voxels`` more on every side (per x, y, z)."""
         pad = np.broadcast_to(voxels, 3)
         return Grid(
             tuple(np.asarray(self.size) + 2 * pad), self.spacing, self.index_to_world(-pad), self.direction
         )
 
-    def with_spacing(self, spacing: float | tuple[float, float, float]) -> Grid:
+    def with_spacing(self, spacing: ArrayLike) -> Grid:
         """A grid of another spacing over the same extent; the outer faces of the first voxels coincide."""
         spacing = np.broadcast_to(np.asarray(spacing, float), 3)
         extent = np.asarray(self.size) * np.asarray(self.spacing)
@@ -198,6 +208,10 @@ class Box:
     lower: tuple[float, float, float]
     upper: tuple[float, float, float]
 
+    if TYPE_CHECKING:  # given as any numbers, kept as tuples
+
+        def __init__(self, lower: ArrayLike, upper: ArrayLike) -> None: ...
+
     def __post_init__(self) -> None:
         for name in ("lower", "upper"):
             values = tuple(float(v) for v in np.ravel(getattr(self, name)))
@@ -210,7 +224,7 @@ class Box:
             )
 
     @classmethod
-    def around(cls, points: np.ndarray) -> Box:
+    def around(cls, points: ArrayLike) -> Box:
         """The smallest box around LPS points (n, 3)."""
         points = np.asarray(points).reshape(-1, 3)
         return cls(points.min(0), points.max(0))
@@ -225,7 +239,7 @@ class Box:
         """(3,): LPS mm."""
         return (np.asarray(self.upper) + np.asarray(self.lower)) / 2
 
-    def grown(self, margin: float | tuple[float, float, float]) -> Box:
+    def grown(self, margin: ArrayLike) -> Box:
         """The box with ``margin`` mm more on every side."""
         margin = np.broadcast_to(np.asarray(margin, float), 3)
         return Box(np.asarray(self.lower) - margin, np.asarray(self.upper) + margin)
@@ -234,7 +248,7 @@ class Box:
         """The smallest box around both."""
         return Box(np.minimum(self.lower, other.lower), np.maximum(self.upper, other.upper))
 
-    def grid(self, size: int | tuple[int, int, int] = 128) -> Grid:
+    def grid(self, size: ArrayLike = 128) -> Grid:
         """Cell-centred grid of ``size`` cells that fill the box:
         no half-voxel shift when cells are pooled.
 
