@@ -34,6 +34,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -42,6 +43,9 @@ from .errors import InputError
 from .files import write_text
 from .formats import listed
 from .geometry import Grid
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -169,7 +173,7 @@ def write_landmarks(
     path: str | os.PathLike,
     image: sitk.Image | Grid | None = None,
     *,
-    measurements: Mapping[str, Sequence[float]] | None = None,
+    measurements: Mapping[str, ArrayLike] | None = None,
     slices_reversed: bool = False,
 ) -> None:
     """Write a landmark file in LPS mm, or in 1-based voxels of ``image`` for DIR-Lab's ``.txt``.
@@ -184,14 +188,14 @@ def write_landmarks(
     """
     path = Path(path)
     form = _format(path)
-    measurements = {name: np.asarray(values, float) for name, values in (measurements or {}).items()}
-    for name, values in measurements.items():
+    measured = {name: np.asarray(values, float) for name, values in (measurements or {}).items()}
+    for name, values in measured.items():
         if values.shape != (len(landmarks),):
             raise InputError(f"{path.name}: {name} has {values.size} values for {len(landmarks)} landmarks.")
-    if measurements and not form.measurements:
+    if measured and not form.measurements:
         room = ", ".join(f.shown for f in FORMATS.values() if f.measurements)
         raise InputError(f"{path.name}: only {room} files have room for measurements.")
-    write_text(path, form.write(landmarks, measurements, _Context(path.name, image, None, slices_reversed)))
+    write_text(path, form.write(landmarks, measured, _Context(path.name, image, None, slices_reversed)))
 
 
 @dataclass(frozen=True)
@@ -412,7 +416,9 @@ def _grid(image: sitk.Image | Grid | None, name: str) -> Grid:
     return image if isinstance(image, Grid) else Grid.from_image(image)
 
 
-def _voxels_to_world(voxels: np.ndarray, image, name: str, slices_reversed: bool) -> np.ndarray:
+def _voxels_to_world(
+    voxels: np.ndarray, image: sitk.Image | Grid | None, name: str, slices_reversed: bool
+) -> np.ndarray:
     grid = _grid(image, name)
     index = voxels - 1
     if slices_reversed and len(index):

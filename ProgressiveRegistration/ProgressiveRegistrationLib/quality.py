@@ -92,8 +92,8 @@ def folding(
         if not any(mask.any() for mask in inside.values()):
             continue
         determinant = jacobian_determinant(transform, slab)[inner]
-        for name, mask in inside.items():
-            values[name].append(determinant[mask])
+        for name, chosen in inside.items():
+            values[name].append(determinant[chosen])
     out: dict = {}
     for name in masks:
         found = np.concatenate(values[name]) if values[name] else np.empty(0, np.float32)

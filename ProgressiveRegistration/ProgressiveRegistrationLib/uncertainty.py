@@ -156,7 +156,9 @@ def signs(
     aside, sharp = np.zeros((len(places), 3)), np.zeros((len(places), 3))
     for axis in range(3):
         steps = [-OFFSETS_MM[1], -OFFSETS_MM[0], 0.0, *OFFSETS_MM]
-        costs = [middle if s == 0 else cost(tuple(s if a == axis else 0.0 for a in range(3))) for s in steps]
+        costs = [
+            middle if s == 0 else cost((s * (axis == 0), s * (axis == 1), s * (axis == 2))) for s in steps
+        ]
         # the parabola of least squares through the five costs
         b, a = np.polynomial.polynomial.polyfit(steps, np.array(costs), 2)[1:]
         curved = np.maximum(a, 1e-4)

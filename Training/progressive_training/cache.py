@@ -70,7 +70,7 @@ def sides(lung: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sizes = np.bincount(labels.ravel())[1:]
         pair = np.argsort(sizes)[-2:] + 1
         where = {i: np.argwhere(labels == i)[:, 2].mean() for i in pair}
-        first, second = sorted(pair, key=where.get)
+        first, second = sorted(pair, key=lambda i: where[i])
         if sizes[pair[0] - 1] > 0.25 * sizes[pair[1] - 1] and where[second] - where[first] > 0.25 * width:
             right, left = (ndimage.distance_transform_edt(labels != i) for i in (first, second))
             return lung & (right <= left), lung & (right > left)

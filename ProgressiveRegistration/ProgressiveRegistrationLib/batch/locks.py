@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def locked(
 def _lock(handle: int) -> bool | None:
     """True: locked; False: somebody else has it; None: there are no locks here."""
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             # Far behind the content: Windows keeps others from reading what is locked.

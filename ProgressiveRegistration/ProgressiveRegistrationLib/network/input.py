@@ -31,7 +31,7 @@ def gaussian_derivative_kernels(sigma: float) -> tuple[list[float], list[float]]
     """Sampled Gaussian and its derivative, 2 * ceil(4 sigma) + 1 taps;
     they sum to 1 and respond with 1 to a unit ramp."""
     radius = math.ceil(4 * sigma)
-    x = np.arange(-radius, radius + 1)
+    x = np.arange(-radius, radius + 1, dtype=float)
     gauss = np.exp(-0.5 * (x / sigma) ** 2)
     gauss /= gauss.sum()
     derivative = x * gauss
@@ -47,12 +47,13 @@ def _filter(t: torch.Tensor, taps: list[float], axis: int) -> torch.Tensor:
     pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
     padded = F.pad(t, pad, mode="replicate")
     length = t.shape[axis]
-    out = None
+    out: torch.Tensor | None = None
     for offset, tap in enumerate(taps):
         if abs(tap) < 1e-12:
             continue
         part = padded.narrow(axis, offset, length)
         out = part * tap if out is None else out.add_(part, alpha=tap)
+    assert out is not None  # a kernel has a tap that counts
     return out
 
 

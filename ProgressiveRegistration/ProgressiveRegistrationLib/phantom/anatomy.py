@@ -7,6 +7,7 @@ first-order exact near a surface, negative inside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,9 @@ def smooth_max(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     return np.maximum(a, b) + gap * gap * (0.25 / width)
 
 
-def ellipsoid(x, y, z, centre, radii) -> np.ndarray:
+def ellipsoid(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: Sequence[float], radii: Sequence[float]
+) -> np.ndarray:
     """Signed distance to an axis-aligned ellipsoid."""
     u, v, w = ((p - c) / r for p, c, r in zip((x, y, z), centre, radii))
     norm = np.sqrt(u * u + v * v + w * w) + 1e-6
@@ -116,7 +119,7 @@ class Anatomy:
         """x of the chest's middle at height z."""
         return self.bend * np.sin(z / 85 + self.fissure_phase[4])
 
-    def cage(self, x, y, z):
+    def cage(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
         """Place in the chest: xi, eta (-1..1 across, front to back), rho (1 on the costal pleura); a, b."""
         a, b, centre = self.section(z)
         xi, eta = (x - self.axis(z)) / a, (y - centre) / b
@@ -124,7 +127,7 @@ class Anatomy:
         sine, cosine = xi / rho, eta / rho
         return xi, eta, rho * (1 - 2.6 * self.egg * sine * sine * cosine - self.skew * sine * cosine), a, b
 
-    def cage_distance(self, x, y, z) -> np.ndarray:
+    def cage_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Signed distance to the inside of the rib cage, seen in the axial plane."""
         xi, eta, rho, a, b = self.cage(x, y, z)
         return (rho - 1) / slope(xi, eta, rho, a, b)
@@ -133,7 +136,7 @@ class Anatomy:
         """Height of the diaphragm at inhale over (xi, eta): two domes, the right one higher."""
         depth = self.dome_depth
 
-        def one(top, centre):
+        def one(top: float, centre: float) -> np.ndarray:
             q = ((xi - centre) / 0.56) ** 2 + ((eta + 0.18) / 0.95) ** 2
             return top - depth * (q + 1e-6) ** 1.2
 
@@ -142,7 +145,7 @@ class Anatomy:
         domes = smooth_max(one(self.dome_right, -0.48), one(self.dome_left, 0.5), 25.0) + uneven
         return smooth_max(domes, np.full_like(domes, APEX - LENGTH), 30.0)
 
-    def diaphragm_distance(self, x, y, z) -> np.ndarray:
+    def diaphragm_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Negative above the diaphragm."""
         xi, eta, _, a, b = self.cage(x, y, z)
         height = self.dome(xi, eta)
@@ -153,20 +156,20 @@ class Anatomy:
 
     # ---- lungs -------------------------------------------------------------------------------------------
 
-    def mediastinum_distance(self, x, y, z) -> np.ndarray:
+    def mediastinum_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Negative between the lungs: heart, great vessels, what lies before the spine."""
         strip = np.abs(x - self.axis(z)) - (6 + 19 * logistic((y - 22) / 8) + 3 * np.sin(z / 31))
         upper = ellipsoid(x, y, z, (2, 2, 80), (35, 50, 80))
         heart = self.heart_distance(x, y, z)
         return -smooth_max(smooth_max(-strip, -upper, 12.0), -heart, 10.0)
 
-    def heart_distance(self, x, y, z) -> np.ndarray:
+    def heart_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Negative inside the pericardium: an egg with bumps."""
         p = self.fissure_phase
         bumps = np.sin(x / 16 + p[1]) * np.sin(z / 18 + p[2]) + 0.6 * np.sin(y / 13 + z / 25 + p[3])
         return ellipsoid(x, y, z, self.heart_centre, self.heart_radii) + 3 * bumps
 
-    def lung_distance(self, x, y, z) -> np.ndarray:
+    def lung_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Negative inside either lung; the right one is where x < 0."""
         # A dome on a column wider than the chest closes the lungs at the top.
         base = APEX - 80
@@ -174,7 +177,7 @@ class Anatomy:
         out = smooth_max(self.cage_distance(x, y, z), self.diaphragm_distance(x, y, z), 3.0)
         return smooth_max(smooth_max(out, -self.mediastinum_distance(x, y, z), 6.0), top, 10.0)
 
-    def fissures(self, x, y, z) -> tuple[np.ndarray, np.ndarray]:
+    def fissures(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signed distances to the oblique fissure (> 0 in the lower lobe) and the horizontal one (right)."""
         p = self.fissure_phase
         right = x < 0
@@ -185,7 +188,7 @@ class Anatomy:
         horizontal = z - 2 - 5 * np.sin(x / 35 + p[3]) - 4 * np.sin(y / 30 + p[4]) - 0.12 * (y + 30)
         return oblique, np.where(right, horizontal, 1e3).astype(oblique.dtype)
 
-    def lobe(self, x, y, z) -> np.ndarray:
+    def lobe(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Lobe of a point in a lung: right upper 0, middle 1, lower 2; left upper 3, lower 4."""
         oblique, horizontal = self.fissures(x, y, z)
         right = np.where(oblique > 0, 2, np.where(horizontal < 0, 1, 0))
@@ -193,7 +196,7 @@ class Anatomy:
 
     # ---- chest wall --------------------------------------------------------------------------------------
 
-    def skin_distance(self, x, y, z) -> np.ndarray:
+    def skin_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Negative inside the body."""
         u = (APEX - z) / LENGTH
         a = self.half_width + self.wall + 26 * logistic((-u + 0.06) / 0.06) - 4 * logistic((u - 0.6) / 0.1)
@@ -208,7 +211,9 @@ class Anatomy:
         rho = rho * (1.01 - 2.2 * self.egg * sine * sine * cosine)
         return (rho - 1) / slope(xi, eta, rho, a, b)
 
-    def ribs(self, x, y, z, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def ribs(
+        self, x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How deep a point lies in a rib (1 in its middle, 0 on its surface, < 0 outside), and where along it
         (0 at the spine, 1 at the sternum); and the height above the nearest rib, mm.
 
@@ -223,7 +228,7 @@ class Anatomy:
         along = along.astype(depth.dtype)
         return np.where(z < APEX + 12, inside, -1).astype(depth.dtype), along, height.astype(depth.dtype)
 
-    def spine(self, x, y, z) -> dict[str, np.ndarray]:
+    def spine(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> dict[str, np.ndarray]:
         """Signed distances: ``body`` and ``disc`` of the vertebrae, ``canal``, ``arch`` (processes)."""
         _, b, centre = self.section(z)
         x = x - self.axis(z)
@@ -243,7 +248,7 @@ class Anatomy:
         arch = np.minimum(np.minimum(spinous, lamina), across)
         return {"body": np.maximum(body, 2.6 - gap), "disc": disc, "canal": canal, "arch": arch}
 
-    def scapulae(self, x, y, z, depth: np.ndarray) -> np.ndarray:
+    def scapulae(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Signed distance to the shoulder blades: thin plates behind the upper ribs."""
         plate = np.abs(depth - 16 - 0.05 * np.abs(x)) - 2.6
         height = z - 55
@@ -252,7 +257,7 @@ class Anatomy:
         )
         return np.maximum(np.maximum(plate, edge), self.back - 62 - y)
 
-    def sternum(self, x, y, z) -> np.ndarray:
+    def sternum(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Signed distance to the breast bone."""
         _, b, centre = self.section(z)
         x = x - self.axis(z)

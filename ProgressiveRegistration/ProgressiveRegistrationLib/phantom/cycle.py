@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -81,7 +82,7 @@ def breathing_cycle(
     amplitude: float = 20.0,
     landmarks: int = 400,
     done: Callable[[int], None] | None = None,
-    **options,
+    **options: Any,
 ) -> ThoraxCycle:
     """Make up a chest and scan it at ``phases`` moments of a breath.
 

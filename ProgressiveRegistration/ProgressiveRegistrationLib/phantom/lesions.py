@@ -50,16 +50,16 @@ class Lesions:
         ]
         return cls(centres[:-1], radii, texture, clouds, float(levels[0]), float(levels[1]), centres[-1])
 
-    def look(self, values: np.ndarray, x, y, z) -> np.ndarray:
+    def look(self, values: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """``texture`` or ``clouds`` at points."""
         where = [(p - o) / self.STEP for p, o in zip((z, y, x), self.ORIGIN[::-1])]
         return map_coordinates(values, where, order=1, mode="mirror", output=np.float32)
 
-    def hole_field(self, x, y, z) -> np.ndarray:
+    def hole_field(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Above ``hole_level`` the lung is destroyed."""
         return self.look(self.texture, x, y, z) + 0.8 * self.look(self.clouds, x, y, z)
 
-    def dense_field(self, x, y, z) -> np.ndarray:
+    def dense_field(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Above ``dense_level`` the lung is consolidated; largest around ``dense_centre``."""
         cx, cy, cz = self.dense_centre.tolist()
         away = np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2)

@@ -9,12 +9,15 @@ determinant could not fall to 0: dz'/dz > 0 and (xi, eta) stay. Beyond the pleur
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import InputError
 from .anatomy import APEX, Anatomy, logistic
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 TOP = APEX + 4.0
 
@@ -86,7 +89,7 @@ class Motion:
 
     # ---- maps, on three arrays of one shape --------------------------------------------------------------
 
-    def wall_xyz(self, x, y, z):
+    def wall_xyz(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Arrays:
         """Chest wall, exhale -> inhale."""
         anatomy, amplitude = self.anatomy, self.amplitude
         if not amplitude:
@@ -101,13 +104,13 @@ class Motion:
             z + (self.up * amplitude) * ventral * share,
         )
 
-    def drop(self, xi, eta):
+    def drop(self, xi: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """mm that the diaphragm goes down at (xi, eta)."""
         weight = 1 + self.dorsal * np.tanh(1.2 * (eta + 0.1))
         right, left = self.sides
         return self.amplitude * weight * (0.5 * (right + left) + 0.5 * (left - right) * np.tanh(3 * xi))
 
-    def inside_xyz(self, x, y, z):
+    def inside_xyz(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Arrays:
         """What the lung does within the rib cage; from the cage at inhale onto itself."""
         if not self.amplitude:
             return x, y, z
@@ -139,7 +142,7 @@ class Motion:
         a2, b2, centre2 = anatomy.section(z2)
         return (xi + sideways / a) * a2 + anatomy.axis(z2), (eta + deeper / b) * b2 + centre2, z2
 
-    def lung_xyz(self, x, y, z):
+    def lung_xyz(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Arrays:
         """Lungs and everything within the rib cage, exhale -> inhale; smooth beyond the pleura."""
         return self.inside_xyz(*self.wall_xyz(x, y, z))
 
@@ -189,7 +192,7 @@ class Motion:
         )
 
 
-def invert(function, points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
+def invert(function: Callable[..., Arrays], points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
     """Solve function(x) = points for x, (n, 3) float64, by Newton's method to ``tolerance`` mm.
 
     ``function`` takes and gives three arrays. Raises ArithmeticError when a point has no solution near it.
@@ -197,7 +200,7 @@ def invert(function, points: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
     points = np.asarray(points, float).reshape(-1, 3)
     out = points.copy()
     todo = np.arange(len(points))
-    inverse = None
+    inverse: np.ndarray = np.empty((0, 3, 3))
     step = 0.05
     for iteration in range(40):
         x = out[todo]

@@ -10,6 +10,7 @@ and draws the trees with their nodes at T^-1. Nothing is resampled, so truth is 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -295,7 +296,7 @@ def write_pair(pair: ThoraxPair, folder: str | os.PathLike) -> list[Path]:
     return paths
 
 
-def phantom_grid(size, spacing) -> Grid:
+def phantom_grid(size: Sequence[int], spacing: Sequence[float]) -> Grid:
     """The grid of both images, centred on the chest; raises InputError when it cannot hold the lungs."""
     try:
         size = tuple(int(v) for v in size)

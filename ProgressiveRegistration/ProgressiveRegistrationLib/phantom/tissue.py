@@ -4,6 +4,8 @@ each voxel by its share."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +15,12 @@ from .anatomy import Anatomy, ellipsoid, logistic
 from .lesions import Lesions
 from .motion import Motion
 from .scanner import draw_tree
-from .vessels import Vessels
+from .vessels import Tree, Vessels
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Share = Callable[[np.ndarray], np.ndarray]  # signed distance, mm -> how much of each voxel lies inside
 
 
 class Tissue:
@@ -47,11 +54,12 @@ class Tissue:
         whole = np.full(grid.shape, -1000, np.float32)
         edge = float(np.prod(grid.spacing) ** (1 / 3))
 
-        def share(distance):  # of the voxel that lies where distance < 0
+        def share(distance: np.ndarray) -> np.ndarray:  # of the voxel that lies where distance < 0
             return np.clip(0.5 - distance / np.float32(edge), 0, 1)
 
         # What follows is worked out in boxes, each within the one before: the body, the rib cage, the spine.
-        self._table(whole, *np.moveaxis(grid.points(), -1, 0)[:2], share)
+        across, back, _ = np.moveaxis(grid.points(), -1, 0)
+        self._table(whole, across, back, share)
         front = anatomy.back - 2 * anatomy.half_depth - anatomy.wall - anatomy.breast - 12
         box = slices(
             grid, (-np.inf, front - 0.4 * self.motion.amplitude, -np.inf), (np.inf, anatomy.back + 60, np.inf)
@@ -115,14 +123,16 @@ class Tissue:
 
     # ---- parts -------------------------------------------------------------------------------------------
 
-    def _table(self, hu, x, y, share) -> None:
+    def _table(self, hu: np.ndarray, x: np.ndarray, y: np.ndarray, share: Share) -> None:
         # A curved couch: shell, foam, and air between it and the back.
         top = self.anatomy.back + 1.12 * self.anatomy.wall + 9 - 0.0011 * x * x
         inside = np.maximum(np.maximum(top - y, y - top - 24), np.abs(x) - 190)
         paint(hu, share(inside), -920)
         paint(hu, share(np.abs(inside + 1.5) - 1.5), -250)
 
-    def _wall(self, hu, x, y, z, depth, share) -> np.ndarray:
+    def _wall(
+        self, hu: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, depth: np.ndarray, share: Share
+    ) -> np.ndarray:
         """Skin, fat, muscle, bones; gives the height above the nearest rib, mm."""
         anatomy = self.anatomy
         skin = anatomy.skin_distance(x, y, z)
@@ -147,7 +157,9 @@ class Tissue:
         paint(hu, share(np.maximum(anatomy.scapulae(x, y, z, depth), skin + 7)), 420)
         return height
 
-    def _spine(self, hu, x, y, z, share, free) -> None:
+    def _spine(
+        self, hu: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, share: Share, free: np.ndarray
+    ) -> None:
         spine = self.anatomy.spine(x, y, z)
         body = spine["body"]
         paint(hu, share(spine["disc"]) * free, 85)
@@ -155,7 +167,7 @@ class Tissue:
         paint(hu, share(spine["arch"]) * free, 400)
         paint(hu, share(spine["canal"]) * free, 25)
 
-    def _organs(self, x, y, z, share) -> np.ndarray:
+    def _organs(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, share: Share) -> np.ndarray:
         anatomy = self.anatomy
         marbling = self.lesions.look(self.lesions.texture, x, y, z)
         # Fat with strands, nodes and small vessels.
@@ -188,7 +200,9 @@ class Tissue:
         paint(out, share(np.abs(below + 1.2) - 1.4), 45)
         return out
 
-    def _parenchyma(self, x, y, z, growth, share) -> np.ndarray:
+    def _parenchyma(
+        self, x: np.ndarray, y: np.ndarray, z: np.ndarray, growth: np.ndarray, share: Share
+    ) -> np.ndarray:
         anatomy, lesions, m = self.anatomy, self.lesions, self.mosaic
         tissue = 1000 + anatomy.density + anatomy.gravity * np.clip((y + 10) / 170, -0.5, 0.5)
         uneven = (
@@ -214,11 +228,11 @@ class Tissue:
             tissue = tissue + 0.14 * np.maximum(1 - np.abs(sheet) / width, 0) * (1030 - tissue)
         return tissue - 1000
 
-    def _tubes(self, hu, grid, lung, exhale) -> None:
+    def _tubes(self, hu: np.ndarray, grid: Grid, lung: np.ndarray, exhale: bool) -> None:
         """Vessels and airways; at exhale their nodes move and their volume is kept."""
         vessels = self.vessels
 
-        def placed(tree):
+        def placed(tree: Tree) -> Tree:
             return tree.moved(self.motion.lung_inverse(tree.points)) if exhale else tree
 
         blood = np.maximum(draw_tree(grid, placed(vessels.artery)), draw_tree(grid, placed(vessels.vein)))
@@ -234,19 +248,19 @@ class Tissue:
             paint(hu, np.minimum(draw_tree(grid, airway, 0.0, which), outer), -990)
 
 
-def paint(hu: np.ndarray, share: np.ndarray, value) -> None:
+def paint(hu: np.ndarray, share: np.ndarray, value: ArrayLike) -> None:
     """Mix ``value`` into ``hu`` in place; ``share`` 0..1 of each voxel."""
     hu += share * (np.asarray(value, hu.dtype) - hu)
 
 
-def determinant(x, y, z, spacing) -> np.ndarray:
+def determinant(x: np.ndarray, y: np.ndarray, z: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Jacobian determinant of a map given as three (z, y, x) arrays at voxel centres."""
     rows = [np.gradient(p, *spacing[::-1]) for p in (x, y, z)]  # each: d/dz, d/dy, d/dx
     (xz, xy, xx), (yz, yy, yx), (zz, zy, zx) = rows
     return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
 
 
-def slices(grid: Grid, lower, upper) -> tuple[slice, slice, slice]:
+def slices(grid: Grid, lower: Sequence[float], upper: Sequence[float]) -> tuple[slice, ...]:
     """The voxels (z, y, x) of an axis-aligned grid between two corners (x, y, z) in mm; infinite:
     to the edge."""
     out = []

@@ -186,7 +186,7 @@ def great_vessels(anatomy: Anatomy, artery: Tree, vein: Tree) -> Tree:
     """Aorta, caval vein, pulmonary trunk and the veins' way into the heart, as chains of thick segments."""
     cx, cy, cz = anatomy.heart_centre
     back = anatomy.back
-    chains = [
+    chains: list[tuple[list[tuple[float, ...]], float]] = [
         ([(cx - 28, cy + 2, cz + 40), (-12, -14, 40), (-8, -10, 66), (6, 8, 80), (20, 30, 72), (23, 44, 50),
           (22, back - 38, 0), (18, back - 36, -70), (6, back - 36, -170)], 13.0),
         ([(-24, -8, 112), (-27, -8, 60), (-24, -6, cz + 25)], 8.5),
@@ -195,7 +195,9 @@ def great_vessels(anatomy: Anatomy, artery: Tree, vein: Tree) -> Tree:
         ([tuple(vein.points[0]), (-12, cy + 22, cz + 18)], 8.0),
         ([tuple(vein.points[1]), (14, cy + 26, cz + 18)], 8.0),
     ]  # fmt: skip
-    points, parent, radius = [], [], []
+    points: list[tuple[float, ...]] = []
+    parent: list[int] = []
+    radius: list[float] = []
     for chain, r in chains:
         for i, p in enumerate(chain):
             parent.append(len(points) - 1 if i else -1)
