@@ -86,14 +86,23 @@ def test_the_reference_has_the_docstrings(site):
     assert "<strong>lung_boxes</strong>" in text
 
 
+@pytest.fixture
+def tables():
+    """The engine's tables, afterwards as they were before."""
+    from ProgressiveRegistrationLib import landmarks, presets
+
+    before = [(table, table.copy()) for table in (presets.PRESETS, landmarks.FORMATS)]
+    yield
+    for table, content in before:
+        table.clear()
+        table.update(content)
+
+
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda path: path.stem)
-def test_worked_examples_do_what_their_page_says(page, tmp_path, monkeypatch, capsys):
+def test_worked_examples_do_what_their_page_says(page, tables, tmp_path, monkeypatch, capsys):
     """All Python blocks of the page in one go, in an empty folder; ``#
     ...`` after a print is what it prints."""
-    from ProgressiveRegistrationLib import presets
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(presets, "PRESETS", presets.PRESETS.copy())
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     assert blocks
     code = "\n".join(blocks)
