@@ -71,8 +71,8 @@ class Preset:
 
 # 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm
 # (REFINEMENT.md)
-_WIDE = Stage(6.0, 24.0, 40, step_mm=(2.0, 0.5))
-_MIDDLE = (_WIDE, Stage(4.0, 16.0, 40), Stage(2.0, 8.0, 50))
+_WIDE = Stage(6.0, 24.0, 30, step_mm=(2.0, 0.5))
+_MIDDLE = (_WIDE, Stage(4.0, 16.0, 30), Stage(2.0, 8.0, 36))
 
 PRESETS = {
     preset.name: preset
@@ -82,14 +82,14 @@ PRESETS = {
             "balanced",
             "Balanced",
             "refined for this pair",
-            Settings((*_MIDDLE, Stage(1.5, 5.0, 40, points=60_000))),
+            Settings((*_MIDDLE, Stage(1.5, 5.0, 32, points=60_000))),
             share=10.0,
         ),
         Preset(
             "accurate",
             "Accurate",
             "refined longer, in both directions",
-            Settings((*_MIDDLE, Stage(1.5, 5.0, 90, points=60_000)), both_ways=True),
+            Settings((*_MIDDLE, Stage(1.5, 5.0, 60, points=60_000)), both_ways=True),
             share=29.0,
         ),
     )

@@ -90,10 +90,16 @@ def _mind_slab(padded: torch.Tensor, noise: float) -> torch.Tensor:
             distances[step] = _box((a - b).square_())
         distance = distances[step]  # one voxel more on every side
         rows.append(distance[tuple(slice(1 + f, 1 + f + n) for f, n in zip(first, size))])
-    stack = torch.stack(rows, -1)
-    stack -= stack.amin(-1, keepdim=True)
-    variance = stack.mean(-1, keepdim=True).add_(max(noise, 1e-8))
-    return stack.div_(variance).neg_().exp_().half()
+    least, total = torch.minimum(rows[0], rows[1]), rows[0] + rows[1]
+    for row in rows[2:]:  # channel by channel: twice as fast as along rows of twelve
+        torch.minimum(least, row, out=least)
+        total += row
+    # -1 / variance: the mean of what lies above the least, and the noise
+    scale = (total / -CHANNELS).add_(least).sub_(max(noise, 1e-8)).reciprocal_()
+    out = torch.empty((*size, CHANNELS), dtype=torch.float16, device=padded.device)
+    for channel, row in enumerate(rows):
+        out[..., channel] = (row - least).mul_(scale).exp_()
+    return out
 
 
 def _pairs() -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

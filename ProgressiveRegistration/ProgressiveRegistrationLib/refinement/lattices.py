@@ -44,8 +44,7 @@ class RowsAt:
         self._inverse = lattice.inverse
         index = torch.minimum(index.clamp(min=0), lattice.last)
         base = torch.minimum(index.floor(), (lattice.last - 1).clamp(min=0))
-        f = index - base
-        self._x, self._y, self._z = torch.stack([1 - f, f], -1).unbind(1)
+        self._f = (index - base).T.contiguous()
         nx, ny, nz = lattice.grid.size
         sx, sy, sz = (0 if n == 1 else s for n, s in ((nx, 1), (ny, nx), (nz, nx * ny)))
         corners = torch.tensor(
@@ -59,42 +58,34 @@ class RowsAt:
 
     def value(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, c) float32."""
-        return _sums(rows, self._corners, self._products(self._x)[:, None])[:, 0]
+        return _sums(rows, self._corners, torch.stack(self._products()[0]))[:, 0]
 
     def value_and_slopes(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, c), and (n, 3, c): its derivatives along x, y, z in index steps."""
-        n = len(self._x)
-        one = torch.ones_like(self._x[:, 0])
-        step = torch.stack([-one, one], -1)
-        zy = (self._z[:, :, None] * self._y[:, None])[..., None]
-        weights = torch.stack(
-            [
-                zy * self._x[:, None, None],
-                zy * step[:, None, None],
-                (self._z[:, :, None] * step[:, None])[..., None] * self._x[:, None, None],
-                (step[:, :, None] * self._y[:, None])[..., None] * self._x[:, None, None],
-            ],
-            1,
-        )
-        found = _sums(rows, self._corners, weights.view(n, 4, 8))
+        value, (zy, zx, yx) = self._products()
+        slopes_x = [w for p in zy for w in (-p, p)]
+        slopes_y = [-zx[0], -zx[1], zx[0], zx[1], -zx[2], -zx[3], zx[2], zx[3]]
+        slopes_z = [*(-p for p in yx), *yx]
+        found = _sums(rows, self._corners, torch.stack([*value, *slopes_x, *slopes_y, *slopes_z]))
         return found[:, 0], found[:, 1:]
 
     def per_mm(self, slopes: torch.Tensor) -> torch.Tensor:
         """Slopes (n, 3) in index steps -> (n, 3) along x, y, z in LPS, per mm."""
         return (slopes * self._inside) @ self._inverse
 
-    def _products(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 8) trilinear weights."""
-        zy = self._z[:, :, None] * self._y[:, None]
-        return (zy[..., None] * x[:, None, None]).view(-1, 8)
+    def _products(self) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """Trilinear weights of the 8 corners, each (n,), and products of two axes': zy, zx, yx."""
+        x, y, z = ((1 - f, f) for f in self._f)
+        zy, zx, yx = ([p * q for p in a for q in b] for a, b in ((z, y), (z, x), (y, x)))
+        return [p * q for p in zy for q in x], [zy, zx, yx]
 
 
 def _sums(rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(n, k, c) float32: of rows at ``index`` (n, 8), the sums that weights (n, k, 8) make."""
-    n, k, _ = weights.shape
-    weights = weights.to(rows.dtype)
+    """(n, k, c) float32: of rows at ``index`` (n, 8), the sums that weights (k * 8, n) make."""
+    n, k = weights.shape[1], len(weights) // 8
+    weights = weights.to(rows.dtype).T.contiguous()
     if rows.device.type != "cpu":  # rounded as on the CPU: the same field comes out
-        return (weights.float() @ rows[index.long()].float()).to(rows.dtype).float()
+        return (weights.view(n, k, 8).float() @ rows[index.long()].float()).to(rows.dtype).float()
     # gathered rows are summed as they come and never stored: four times faster
     bags = torch.arange(0, 8 * n * k + 1, 8, dtype=torch.int32)
     index = index[:, None].expand(n, k, 8).reshape(-1)
@@ -103,7 +94,7 @@ def _sums(rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> tor
         rows,
         bags,
         mode="sum",
-        per_sample_weights=weights.reshape(-1),
+        per_sample_weights=weights.view(-1),
         include_last_offset=True,
     )
     return summed.view(n, k, -1).float()
