@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..geometry import Grid
 from ..report import maps, pictures
 from ..report.page import page_template
 from ..report.uncertainty_pictures import doubt_planes, doubt_scale
@@ -106,7 +107,8 @@ def _blended(result: Result) -> list[dict[str, Any]]:
     planes = pictures.choose_planes(fixed, mask)
     out = []
     still = [sitk.Transform(3, sitk.sitkIdentity)] * len(result.images)
-    moved = [result.field(k).to_transform() for k in range(len(result.images))]
+    own = Grid.from_image(fixed)
+    moved = [result.field(k).covering(own).to_transform() for k in range(len(result.images))]
     for plane in planes:
         for when, transforms in (("before", still), ("after", moved)):
             values = sitk.GetArrayFromImage(mean_image(result.images, transforms, plane.grid))

@@ -34,6 +34,7 @@ from .motion import Trajectories, amplitude, mean_image, mid_position
 from .phases import Phase
 from .steps import DIRECT, WORK, Settings, Task, do_task, plan, read_field
 
+MARGIN_MM = 40.0  # around the lungs, in which the fields are worked out; beyond, they keep their border value
 LATTICE_MM = 2.5  # Slicer's reader interpolates a coarser field differently than ITK
 POINTS = 20_000  # at which errors between maps are measured
 FORMAT = 1
@@ -61,7 +62,7 @@ class Sequence:
 
 @dataclass
 class Result:
-    """What a page and a scene are made of; arrays on ``grid``, which covers the reference image."""
+    """What a page and a scene are made of; arrays on ``grid``, which lies around the reference's lungs."""
 
     phases: list[Phase]
     reference: int
@@ -261,8 +262,7 @@ def _evaluate(
     direct = {place[t.moving.name]: read_field(output, t.name) for t in tasks if t.kind == DIRECT}
     steps = {place[t.fixed.name]: read_field(output, t.name) for t in tasks if t.kind != DIRECT}
     fixed, mask = images[reference], lungs[reference].mask
-    grid = Grid.from_image(fixed)
-    grid = grid.with_spacing(LATTICE_MM)
+    grid = _lattice(fixed, lungs[reference])
     paths = adjusted(direct, steps, n, reference, grid, cancelled=say.cancelled)
     fields = {k: DisplacementField(grid, paths[k]) for k in range(n)}
     say("motion", 0.86, "Measuring the motion")
@@ -369,6 +369,17 @@ def _evaluate(
     )
 
 
+def _lattice(fixed: sitk.Image, lungs: Lungs) -> Grid:
+    """Around the reference's lungs, as far as the image goes; aligned with its axes, 2.5 mm."""
+    image = Grid.from_image(fixed)
+    corners = lungs.box.grown(MARGIN_MM).grid(2).corners()
+    index = image.world_to_index(corners)
+    low = np.clip(np.floor(index.min(0)), 0, np.asarray(image.size) - 1).astype(int)
+    high = np.clip(np.ceil(index.max(0)), low, np.asarray(image.size) - 1).astype(int)
+    part = Grid(tuple(high - low + 1), image.spacing, image.index_to_world(low), image.direction)
+    return part.with_spacing(LATTICE_MM)
+
+
 def _trajectories(phases: list[Phase], images, reference: int, fields) -> Trajectories | None:
     start = phases[reference].points(images[reference])
     if start is None:
@@ -401,15 +412,16 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, say: 
     for k, phase in enumerate(result.phases):
         say("writing", 0.93 + 0.05 * k / len(result.phases), f"Writing {phase.name}")
         field = result.field(k)
-        itk.append(field.to_transform())
+        itk.append(field.covering(own).to_transform())
         if k != result.reference:
             names[f"field_{phase.name}"] = f"field_{phase.name}.nrrd"
-            field.write(folder / names[f"field_{phase.name}"])
+            field.covering(own).write(folder / names[f"field_{phase.name}"])
             if sequence.warped:
                 image(f"warped_{phase.name}", field.warp_image(result.images[k], own))
     image("mean", mean_image(result.images, itk, own, say.cancelled))
     back = result.middle.inverse(result.grid, cancelled=say.cancelled)
     names["midposition_field"] = "midposition_field.nrrd"
+    back = back.covering(own)
     back.write(folder / names["midposition_field"])
     to_reference = back.to_transform()
     image(
