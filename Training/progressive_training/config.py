@@ -15,6 +15,7 @@ from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError
 
 from .deformation import SplineSpec
+from .losses import LOSSES
 from .network import NORMS
 from .samples import Augmentation, Sampling
 from .schedule import LearningRate, Schedule
@@ -248,7 +249,7 @@ class Config:
             "network.growth": (self.network.growth, ("random", "carry")),
             "network.output": (self.network.output, ("finest", "composed")),
             "optimiser.name": (self.optimiser.name, ("adam", "sgd")),
-            "optimiser.loss": (self.optimiser.loss, ("squared", "distance", "relative")),
+            "optimiser.loss": (self.optimiser.loss, tuple(LOSSES)),
             "sampling.generator": (self.sampling.generator, ("fast", "gryds")),
             "sampling.input": (self.sampling.input, ("gradient", "intensity")),
             "sampling.mask": (self.sampling.mask, ("body", "bore")),

@@ -34,6 +34,7 @@ from .evaluation import (
     snapshots,
     wilcoxon,
 )
+from .losses import LOSSES
 from .scales import held_out_scales
 from .tables import to_markdown, write_results
 
@@ -43,11 +44,6 @@ READERS = {
     "popi": popi,
     "creatis": creatis,
     "pairs": csv_pairs,
-}
-LOSS_LABELS = {  # by optimiser.loss
-    "squared": "training loss (voxel²)",
-    "distance": "training loss (voxels)",
-    "relative": "training loss (relative)",
 }
 
 
@@ -144,7 +140,7 @@ def _throughout(job: EvaluationJob, pairs: list[BenchmarkPair], report: Callable
     for label, log in logs.items():
         # Losses of different kinds are no curves of one panel.
         if any("loss" in e for e in log):
-            curves.setdefault(LOSS_LABELS[configs[label].optimiser.loss], {})[label] = figures.curve(
+            curves.setdefault(LOSSES[configs[label].optimiser.loss].label, {})[label] = figures.curve(
                 log, "loss"
             )
     key = "lung_error_mm"

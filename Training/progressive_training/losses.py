@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,21 +14,38 @@ EVALUATION_SIDE = 64  # held-out errors are taken on this grid
 SOFT, SMALL = 0.1, 2.0
 
 
+@dataclass(frozen=True)
+class Loss:
+    """label : for figures. lengths : lengths of the error vectors instead of their squares.
+    relative : over the sample's mean squared displacement (plus that of 2 voxels)."""
+
+    label: str
+    lengths: bool = False
+    relative: bool = False
+
+
+# "squared": eq. 4. "distance": for it small motion counts as much as large, which is what TRE measures.
+LOSSES = {
+    "squared": Loss("training loss (voxel²)"),
+    "distance": Loss("training loss (voxels)", lengths=True),
+    "relative": Loss("training loss (relative)", relative=True),
+}
+
+
 def weighted_loss(
     predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, kind: str = "squared"
 ) -> torch.Tensor:
-    """The weighted mean error of (n, 3, ...) fields, weights (n, 1, ...).
+    """The weighted mean error of (n, 3, ...) fields in voxels, weights (n, 1, ...); ``kind``: of ``LOSSES``.
 
-    ``kind`` "squared": eq. 4, squared vector errors, voxel^2. "distance": lengths of the error vectors,
-    voxels (rounded off at 0.1), for which small motion counts as much as large: what TRE measures.
-    "relative": the squared errors over the sample's mean squared displacement (plus that of 2 voxels).
+    Lengths are rounded off at 0.1 voxel.
     """
+    loss = LOSSES[kind]
     total = weight.sum().clamp_min(1e-6)
     error = (predicted - target).square().sum(1, keepdim=True)
-    if kind == "distance":
+    if loss.lengths:
         error = torch.sqrt(error + SOFT**2) - SOFT
     mean = (error * weight).sum() / total
-    if kind == "relative":
+    if loss.relative:
         mean = mean / ((target.square().sum(1, keepdim=True) * weight).sum() / total + SMALL**2)
     return mean
 
