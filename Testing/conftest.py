@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiers import name_of, slow_tests
+from tiers import is_slow, slow_tests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -24,5 +24,5 @@ def shared() -> Path:
 def pytest_collection_modifyitems(items) -> None:
     slow = slow_tests()
     for item in items:
-        if name_of(item) in slow:
+        if is_slow(item, slow):
             item.add_marker(pytest.mark.slow)
