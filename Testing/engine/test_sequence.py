@@ -165,6 +165,10 @@ def test_phases_come_from_files_folders_sequences_and_dicom(folder, tmp_path):
     assert [p.name for p in find_phases([folder / "p1.nrrd", folder / "p0.nrrd"])] == ["p1", "p0"]
     stack = np.stack([chest(), chest() + 1], -1)
     sitk.WriteImage(GRID.image(stack), str(tmp_path / "scan.seq.nrrd"))
+    header = (tmp_path / "scan.seq.nrrd").read_bytes()
+    assert header.count(b"kinds: vector") == 1
+    # Slicer calls that axis a list
+    (tmp_path / "scan.seq.nrrd").write_bytes(header.replace(b"kinds: vector", b"kinds: list", 1))
     sitk.WriteImage(
         sitk.JoinSeries([GRID.image(stack[..., 0].copy()), GRID.image(stack[..., 1].copy())]),
         str(tmp_path / "scan.nii.gz"),
@@ -180,6 +184,25 @@ def test_phases_come_from_files_folders_sequences_and_dicom(folder, tmp_path):
     phases = find_phases([tmp_path / "dicom"])
     assert [p.name for p in phases] == ["T1", "T2"]
     assert phases[0].image().GetSize() == GRID.size
+
+
+def test_phases_lie_together_in_one_dicom_folder_as_series_or_in_one_series(tmp_path):
+    import pydicom
+
+    for k in (1, 2):
+        write_dicom(GRID.image(chest() + k), tmp_path / "both", f"1.2.{k}")
+    phases = find_phases([tmp_path / "both"])
+    assert len(phases) == 2
+    assert sorted(sitk.GetArrayFromImage(p.image())[0, 0, 0] for p in phases) == [-999, -998]
+    # the same in one series, told apart by a tag alone
+    for file in (tmp_path / "both").iterdir():
+        data = pydicom.dcmread(file)
+        data.TemporalPositionIdentifier = int(data.SeriesInstanceUID[-1])
+        data.SeriesInstanceUID = "1.2.9"
+        data.save_as(file)
+    phases = find_phases([tmp_path / "both"])
+    assert [p.name for p in phases] == ["1", "2"]
+    assert [sitk.GetArrayFromImage(p.image())[0, 0, 0] for p in phases] == [-999, -998]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..images import check_image, is_dicom, read_image, read_volume
+from ..images import read_image, read_volume
 from ..landmarks import Landmarks, read_landmarks
+from ..reading.dicom import dicom_files, is_dicom
+from ..reading.dicom_series import find_volumes
 
 TABLE = "phases.csv"  # in a folder: it says what the folder's files are
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii.gz", ".nii")
@@ -38,9 +40,7 @@ class Phase:
 
     def image(self) -> sitk.Image:
         """The image in HU; raises InputError."""
-        if self.frame is not None:
-            return check_image(read_frame(self.path, self.frame), f"{self.path}, volume {self.frame + 1}")
-        return read_image(self.path, series=self.series)
+        return read_image(self.path, series=self.series, frame=self.frame)
 
     def lung_mask(self) -> sitk.Image | None:
         """The lung mask that was given, or None."""
@@ -90,14 +90,6 @@ def find_phases(
     return _unique(phases)
 
 
-def read_frame(path: str | os.PathLike, frame: int) -> sitk.Image:
-    """One volume of a 4D image: of a sequence file as Slicer writes it, or with time as the last axis."""
-    image = _read(Path(path))
-    if image.GetDimension() == 4:
-        return image[..., frame]
-    return sitk.VectorIndexSelectionCast(image, frame)
-
-
 def count_frames(path: str | os.PathLike) -> int:
     """How many volumes an image file holds; 1 for a plain one."""
     reader = sitk.ImageFileReader()
@@ -109,13 +101,6 @@ def count_frames(path: str | os.PathLike) -> int:
     if reader.GetDimension() == 4:
         return reader.GetSize()[3]
     return reader.GetNumberOfComponents()
-
-
-def _read(path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as an image.") from error
 
 
 def _from_one(path: Path) -> list[Phase]:
@@ -136,20 +121,33 @@ def _from_folder(folder: Path) -> list[Phase]:
     images = [p for p in entries if p.is_file() and p.name.lower().endswith(ENDINGS)]
     if images:
         return [Phase(_stem(path), path) for path in images]
-    if any(p.is_file() and is_dicom(p) for p in entries[:20]):
-        names = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        phases = [Phase(f"series{k + 1:02d}", folder, series=uid) for k, uid in enumerate(names)]
-        if len(phases) < 2:
-            raise InputError(
-                f"{folder} holds one DICOM series; put the files of each phase into a folder of "
-                "their own, and give the "
-                "folder above them."
-            )
-        return phases
+    files = dicom_files(folder)
+    if files:
+        return _from_series(folder, files)
     folders = [p for p in entries if p.is_dir() and any(is_dicom(f) for f in _first_files(p))]
     if not folders:
         raise InputError(f"{folder} holds no images and no folders with DICOM files.")
     return [Phase(_stem(path), path) for path in folders]
+
+
+def _from_series(folder: Path, files: list[Path]) -> list[Phase]:
+    """The volumes of one DICOM folder that are of the largest one's size: series, or phases of a series."""
+    volumes = find_volumes(files)
+    alike = [v for v in volumes if len(v.slices) == len(volumes[0].slices)]
+    alike.sort(key=lambda v: (v.header.number or 0, _natural(v.phase[1] if v.phase else "")))
+    if len(alike) < 2:
+        raise InputError(
+            f"{folder} holds one DICOM volume; give a folder with all phases, or the folder above those that "
+            "hold one each."
+        )
+    one_series = len({v.uid for v in alike}) == 1
+    phases = []
+    for k, volume in enumerate(alike):
+        told = volume.phase[1] if volume.phase is not None else volume.header.description
+        name = SAFE_NAME.sub("_", told or "").strip("._") or f"{k + 1:02d}"
+        wanted = "=".join(volume.phase) if one_series and volume.phase is not None else volume.uid
+        phases.append(Phase(name, folder, series=wanted))
+    return phases
 
 
 def _first_files(folder: Path) -> list[Path]:
