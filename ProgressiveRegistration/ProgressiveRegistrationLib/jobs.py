@@ -212,10 +212,7 @@ def _registered(job: Job, inputs: Inputs, work: Work) -> tuple[Registration, Reg
             moving_mask=masks[1],
             names=tuple(job.role(side) for side in sides),
             mask_names=tuple(m and str(job.named(m)) for m in mask_names),
-            model=model,
-            device=options.device,
-            lung_boxes=boxes,
-            preset=options.preset,
+            **{**options.of_register(), "model": model, "lung_boxes": boxes},
             progress=work.part(stage),
             cancelled=work.cancelled,
         )

@@ -92,6 +92,10 @@ class Options:
     )
     report: bool = _field(FLAG, "Write report.html beside report.json.", True)
 
+    def of_register(self) -> dict[str, Any]:
+        """The keywords that ``registration.register`` has of them."""
+        return {name: getattr(self, name) for name in ("preset", "model", "device", "lung_boxes")}
+
     def check(self) -> None:
         """InputError for an option that is not one."""
         find_preset(self.preset)

@@ -7,11 +7,12 @@ is as it was, so cancelling is doing nothing; what ``finish`` did, ``SceneResult
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import slicer
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
+from ProgressiveRegistrationLib.options import Options
 from ProgressiveRegistrationLib.presets import PRESETS
 
 from ProgressiveRegistrationSlicer import mrml, run_log
@@ -149,12 +150,8 @@ class SceneRegistration:
         )
         self._place = place
         self._register = register
-        self._options = {
-            "model": model or None,
-            "device": device,
-            "lung_boxes": lung_boxes,
-            "preset": preset,
-        }
+        # the same object as a pair's on the command line and in a batch
+        self._options = Options(preset=preset, model=model or None, device=device, lung_boxes=lung_boxes)
         self._dense = None
         if transform not in (True, None, False):
             if transform.IsA("vtkMRMLLinearTransformNode") or transform.IsA("vtkMRMLBSplineTransformNode"):
@@ -172,7 +169,7 @@ class SceneRegistration:
 
             self._start = Start(initial_transform, fixed, moving)
             # the transform says where the lungs are: boxes of their own would undo it
-            self._options["lung_boxes"] = "shared"
+            self._options = replace(self._options, lung_boxes="shared")
         self._regions = [
             lung_region(node, segment)
             for node, segment in ((fixed_region, fixed_segment), (moving_region, moving_segment))
@@ -209,7 +206,7 @@ class SceneRegistration:
             moving_mask=masks[1],
             progress=lambda stage, fraction, text: tell(stage, 0.85 * fraction, text),
             cancelled=cancelled,
-            **self._options,
+            **self._options.of_register(),
         )
         stop_if_asked()
         if self._start is not None:
