@@ -1,5 +1,6 @@
 # Commands, each with all of its own set-up in .venv (test-slicer: and in a second one):
 #   make demo          make a breathing thorax, register it, write demo-output/report.html
+#   make web           open the page in a browser, with the breathing thorax loaded
 #   make quick         the fast half of the tests, for everyday work
 #   make test          lint, documentation and all tests
 #   make benchmark     what this commit costs against the last release, as a ratio
@@ -12,10 +13,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST := QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
 OPTIONS :=  # for pytest, such as -x, -k word, or -n 2 --dist loadfile
 
-.PHONY: demo quick benchmark test test-slicer lint format docs clean
+.PHONY: demo web quick benchmark test test-slicer lint format docs clean
 
 demo: $(VENV)/engine.installed
 	$(BIN)/progressive-registration demo -o demo-output
+
+web: $(VENV)/web.installed
+	$(BIN)/progressive-registration web --port 0 --example --open
 
 quick: $(VENV)/everything.installed
 	$(PYTEST) -m "not slow" $(OPTIONS)
@@ -66,8 +70,12 @@ $(VENV)/engine.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
+$(VENV)/web.installed: $(VENV)/engine.installed
+	$(PIP) --editable '.[web]'
+	touch $@
+
 $(VENV)/everything.installed: $(VENV)/engine.installed
-	$(PIP) --editable '.[batch,train,slicer-tests,docs,lint,test]'
+	$(PIP) --editable '.[batch,train,slicer-tests,web,web-tests,docs,lint,test]'
 	touch $@
 
 clean:

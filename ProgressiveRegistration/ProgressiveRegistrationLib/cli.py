@@ -29,6 +29,7 @@ from .cli_dicom import add_commands as add_dicom
 from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
 from .cli_options import option, takes
+from .cli_web import add_commands as add_web
 from .errors import (
     Cancelled,
     ClusterError,
@@ -451,6 +452,7 @@ add_benchmark(app, sys.modules[__name__], EXIT_CODES)
 add_landmarks(app, sys.modules[__name__], EXIT_CODES)
 add_dicom(app, sys.modules[__name__], EXIT_CODES)
 add_clinic(app, sys.modules[__name__], EXIT_CODES)
+add_web(app, sys.modules[__name__], EXIT_CODES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,3 +27,28 @@ def keep_freed_memory() -> bool:
     return all(
         mallopt(*setting) == 1 for setting in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, largest), (_TOP_PAD, 2**28))
     )
+
+
+def give_back_freed_memory() -> bool:
+    """Undo ``keep_freed_memory``, for a process that goes on when its work is done; returns whether it could.
+
+    Large blocks go back to the system as glibc does it by default; call ``trim`` for what is free now.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(
+        mallopt(*setting) == 1
+        for setting in ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 1 << 20), (_TOP_PAD, 1 << 17))
+    )
+
+
+def trim() -> None:
+    """Give the free memory of this process back to the system now, where glibc can."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import slicer
 import vtk
@@ -29,6 +31,7 @@ class Fusion:
         self._layers: dict = {}
         self._board_id = None
         self._opacity = 0.5
+        self.window = (LUNG_WINDOW, LUNG_LEVEL)
 
     def start_timer(self) -> None:
         """Call ``flicker`` every ``FLICKER_MS`` from now on; a subclass has the clock."""
@@ -55,25 +58,55 @@ class Fusion:
         colours = (ORANGE, BLUE) if coloured else (None, None)
         for volume, colour in zip((fixed, moving), colours):
             self._colour(volume, colour)
-        if mode is FusionMode.CHECKERBOARD:
-            board = self._make_board(fixed, moving)
-            self._set_layers(board.GetID(), None, 0.0)
-        elif mode is FusionMode.DIFFERENCE:
-            self._set_layers(self._make_difference(fixed, moving).GetID(), None, 0.0)
-        elif mode is FusionMode.JACOBIAN:
+        if not coloured:
+            self._set_layers(fixed.GetID(), None, 0.0)
             transform = transform or moving.GetParentTransformNode()
-            overlay = self._make_jacobian(transform, fixed) if transform is not None else None
-            self._set_layers(fixed.GetID(), overlay and overlay.GetID(), opacity)
+            self.make(
+                self.computation(mode, fixed, moving, transform),
+                lambda made: self._show_made(mode, fixed, made),
+            )
         else:
             self._set_layers(fixed.GetID(), moving.GetID(), opacity)
         if mode is FusionMode.FLICKER:
             self.start_timer()
+
+    def make(self, compute: Callable, then: Callable) -> None:
+        """``then(compute())``; a subclass may compute elsewhere, and forget it when another mode is shown."""
+        then(compute())
+
+    def computation(self, mode: FusionMode, fixed, moving, transform) -> Callable:
+        """What a mode shows: a function that gives (z, y, x) values on the fixed lattice, for ``JACOBIAN`` a
+        lattice and values on it, or None without a transform."""
+        if mode is FusionMode.CHECKERBOARD:
+            return lambda: checkerboard(fixed, moving, SQUARE_MM)
+        if mode is FusionMode.DIFFERENCE:
+            return lambda: overlays.difference(fixed, moving)
+        return lambda: None if transform is None else overlays.jacobian(transform, fixed)
+
+    def _show_made(self, mode: FusionMode, fixed, made) -> None:
+        if made is None or not _exists(fixed.GetID()):
+            return
+        self._remove_board()
+        if mode is FusionMode.CHECKERBOARD:
+            self._set_layers(self._make_board(fixed, made).GetID(), None, 0.0)
+        elif mode is FusionMode.DIFFERENCE:
+            self._set_layers(self._make_difference(fixed, made).GetID(), None, 0.0)
+        else:
+            self._set_layers(fixed.GetID(), self._make_jacobian(*made).GetID(), self._opacity)
 
     def set_opacity(self, opacity: float) -> None:
         """0 shows the fixed volume alone, 1 the moving one (or the volume change)."""
         self._opacity = opacity
         if self.mode in (FusionMode.OVERLAY, FusionMode.JACOBIAN):
             self._set_opacities(opacity)
+
+    def set_window(self, window: float, level: float) -> None:
+        """Show both volumes, and what is made of them, with this window and level, HU."""
+        self.window = (window, level)
+        board = self._board_id if self.mode is FusionMode.CHECKERBOARD else None
+        for identifier in (*self._volumes, board):
+            if _exists(identifier):
+                slicer.mrmlScene.GetNodeByID(identifier).GetDisplayNode().SetWindowLevel(window, level)
 
     def restore(self) -> None:
         """Give the views and volumes back their colours and layers, as far as those still exist."""
@@ -126,7 +159,7 @@ class Fusion:
     def _colour(self, volume, colour) -> None:
         display = volume.GetDisplayNode()
         display.SetAutoWindowLevel(False)
-        display.SetWindowLevel(LUNG_WINDOW, LUNG_LEVEL)
+        display.SetWindowLevel(*self.window)
         if colour is None:
             display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
         else:
@@ -153,9 +186,8 @@ class Fusion:
         for node in _composites():
             node.SetForegroundOpacity(0.0 if node.GetForegroundOpacity() > 0.5 else 1.0)
 
-    def _make_board(self, fixed, moving):
+    def _make_board(self, fixed, values):
         """Squares of the fixed volume and of the moving one as it is placed now, on the fixed lattice."""
-        values = checkerboard(fixed, moving, SQUARE_MM)
         board = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Checkerboard")
         board.SetAttribute(BOARD_ATTRIBUTE, "1")
         board.SetSaveWithScene(False)
@@ -166,23 +198,21 @@ class Fusion:
         display = board.GetDisplayNode()
         display.SetSaveWithScene(False)
         display.SetAutoWindowLevel(False)
-        display.SetWindowLevel(LUNG_WINDOW, LUNG_LEVEL)
+        display.SetWindowLevel(*self.window)
         self._board_id = board.GetID()
         return board
 
-    def _make_difference(self, fixed, moving):
+    def _make_difference(self, fixed, values):
         """Moving minus fixed in HU on the fixed lattice, blue to red, with a colour bar."""
         matrix = vtk.vtkMatrix4x4()
         fixed.GetIJKToRASMatrix(matrix)
-        values = overlays.difference(fixed, moving)
         board = overlays.temporary_volume(_("Difference"), values, mrml.array_from_matrix(matrix))
         board.SetAndObserveTransformNodeID(fixed.GetTransformNodeID())
         limit = overlays.DIFFERENCE_HU
         return self._coloured_board(board, -limit, limit, _("Moving - fixed (HU)"))
 
-    def _make_jacobian(self, transform, fixed):
+    def _make_jacobian(self, lattice, values):
         """The Jacobian determinant over the fixed volume: blue shrinks, red grows from fixed to moving."""
-        lattice, values = overlays.jacobian(transform, fixed)
         world = np.eye(4)
         world[:3, :3], world[:3, 3] = lattice.index_to_world_matrix, lattice.origin
         board = overlays.temporary_volume(_("Local volume change"), values, mrml.RAS_LPS @ world)
@@ -207,12 +237,16 @@ class Fusion:
 
 def checkerboard(fixed, moving, square_mm: float) -> np.ndarray:
     """(z, y, x): values of ``fixed`` and of ``moving`` (as displayed) in alternating cubes."""
-    ours = slicer.util.arrayFromVolume(fixed)
-    theirs = resampled(moving, fixed)
+    ours, theirs = slicer.util.arrayFromVolume(fixed), resampled(moving, fixed)
+    return alternated(ours, theirs, fixed.GetSpacing(), square_mm)
+
+
+def alternated(ours: np.ndarray, theirs: np.ndarray, spacing, square_mm: float) -> np.ndarray:
+    """(z, y, x): two arrays on one lattice in alternating cubes; ``spacing`` x, y, z in mm."""
     out = ours.astype(np.float32)
     parity = np.zeros(ours.shape, bool)
-    for axis, spacing in enumerate(fixed.GetSpacing()[::-1]):
-        cells = (np.arange(ours.shape[axis]) * spacing // square_mm).astype(int) % 2 == 1
+    for axis, step in enumerate(tuple(spacing)[::-1]):
+        cells = (np.arange(ours.shape[axis]) * step // square_mm).astype(int) % 2 == 1
         parity ^= cells.reshape([-1 if a == axis else 1 for a in range(3)])
     out[parity] = theirs[parity]
     return out

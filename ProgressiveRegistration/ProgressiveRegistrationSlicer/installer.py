@@ -28,7 +28,9 @@ class MissingPackagesError(ProgressiveRegistrationError):
 
 
 def requirements() -> list[str]:
-    """The lines of Resources/requirements.txt that name a package."""
+    """The lines of Resources/requirements.txt that name a package; none in a wheel, where pip saw to them."""
+    if not REQUIREMENTS.is_file():
+        return []
     lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line]
 

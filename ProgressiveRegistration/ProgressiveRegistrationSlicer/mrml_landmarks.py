@@ -143,6 +143,10 @@ class LandmarkErrors:
     moving_index: np.ndarray
     how: str
 
+    def worst_first(self) -> np.ndarray:
+        """(n,) int: the pairs by their error after, largest first."""
+        return np.argsort(-self.after, kind="stable")
+
 
 def landmark_errors(fixed_node, moving_node, transform_node=None) -> LandmarkErrors:
     """TRE of two point lists under a transform node of any kind, from this module or another one."""
@@ -197,7 +201,7 @@ def remove_measurement(moving_node) -> None:
 
 def update_table(errors: LandmarkErrors, table_node) -> None:
     """One row a landmark, worst first: label, fixed position in RAS mm, error before and after in mm."""
-    order = np.argsort(-errors.after, kind="stable")
+    order = errors.worst_first()
     table = vtk.vtkTable()
     labels = vtk.vtkStringArray()
     labels.SetName("Landmark")

@@ -121,7 +121,7 @@ class TrePanel(VTKObservationMixin):
 
     def order(self) -> np.ndarray:
         """Which pair each table row shows: worst first."""
-        return np.argsort(-self.errors.after, kind="stable")
+        return self.errors.worst_first()
 
     def _show(self) -> None:
         if self.errors is None:

@@ -61,6 +61,11 @@ class Work:
         self._stop.set()
 
     @property
+    def started(self) -> bool:
+        """Did the thread begin?"""
+        return self._thread.ident is not None
+
+    @property
     def stopping(self) -> bool:
         """Was it asked to stop?"""
         return self._stop.is_set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..errors import OutputError
 from ..files import write_text
 from ..statistics import STATISTICS, TAIL, WHEN
 from ..transforms import Transform
-from . import charts, pictures
+from . import charts, explore, pictures
 from .content import to_json
 from .uncertainty_pictures import doubt_planes, doubt_scale
 
@@ -57,6 +58,7 @@ def draw(
         "planes": planes,
         "scale": charts.scale_svg(pictures.JACOBIAN_RANGE),
         "histogram": None,
+        "explorer": explore.explorer(transform, fixed, moving, lung_mask),
     }
     if landmarks:
         before, after = (np.array([row[f"{when}_mm"] for row in landmarks]) for when in ("before", "after"))
@@ -93,6 +95,10 @@ def render(report: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
         scale=drawn["scale"],
         histogram=drawn["histogram"],
         doubt=drawn["doubt"],
+        # Numbers and base64 of ours alone, no text of anybody's.
+        explorer=json.dumps(drawn["explorer"]),
+        fixed_rgb=pictures.FIXED_RGB.tolist(),
+        moving_rgb=pictures.MOVING_RGB.tolist(),
         rows=rows,
         longest=longest,
         stages=seconds,

@@ -91,9 +91,14 @@ def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None =
 
 def itk_transform(transform: Transform, planes: list[Plane]) -> sitk.Transform:
     """The map as ITK computes it, right on all of the planes; made once, as a field is large."""
+    return itk_transform_on(transform, [plane.grid for plane in planes])
+
+
+def itk_transform_on(transform: Transform, grids: list[Grid]) -> sitk.Transform:
+    """The map as ITK computes it, right on all of the grids."""
     if isinstance(transform, sitk.Transform):
         return transform
-    box = Box.around(np.concatenate([plane.grid.corners() for plane in planes]))
+    box = Box.around(np.concatenate([grid.corners() for grid in grids]))
     return transform.transform_over(box.grid(8))
 
 

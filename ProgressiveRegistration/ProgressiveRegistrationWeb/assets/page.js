@@ -1,0 +1,54 @@
+// Sends dropped or chosen files to the server, and loads the page again when a lost server is back.
+"use strict";
+(() => {
+  async function post(path, body) {
+    const response = await fetch(path, { method: "POST", body });
+    const text = await response.text();
+    if (!response.ok) throw new Error(text || `The server answered ${response.status}.`);
+    return text;
+  }
+
+  async function upload(role, files) {
+    if (!files.length) return;
+    try {
+      const drop = await post(`upload/begin?role=${role}&count=${files.length}`);
+      for (const file of files) {
+        await post(`upload/file?drop=${drop}&name=${encodeURIComponent(file.name)}`, file);
+      }
+      await post(`upload/done?drop=${drop}&role=${role}`);
+    } catch (error) {
+      await post("upload/failed", String(error.message || error).slice(0, 300)).catch(() => {});
+    }
+  }
+
+  const zone = (event) => event.target.closest?.("[data-role]");
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault(); // a file dropped beside a zone must not replace the page
+      const target = zone(event);
+      if (!target) return;
+      target.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") upload(target.dataset.role, [...event.dataTransfer.files]);
+    });
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-upload]");
+    if (!button || button.disabled) return;
+    const input = document.createElement("input");
+    input.type = "file";
+    input.multiple = true;
+    input.addEventListener("change", () => upload(button.dataset.upload, [...input.files]));
+    input.click();
+  });
+
+  setInterval(async () => {
+    if (!document.getElementById("connection-lost")) return;
+    try {
+      const answer = await fetch("alive", { cache: "no-store" });
+      if (answer.ok || answer.status === 401) window.location.reload();
+    } catch (error) {
+      /* still away */
+    }
+  }, 1000);
+})();

@@ -1,0 +1,97 @@
+"""Files that the browser sends: bounded, with harmless names, each drop in a folder of its own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from ProgressiveRegistrationLib.errors import InputError, OutputError
+
+ROLES = ("fixed", "moving", "fixed_landmarks", "moving_landmarks", "fixed_mask", "moving_mask")
+MOST_FILES = 4000  # of one drop: a DICOM series
+_DROP = re.compile(r"[0-9a-f]{32}")
+
+
+class Uploads:
+    """Keeps what is dropped below ``folder``; ``limit`` bytes for all drops together that are kept."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def begin(self) -> str:
+        """A new drop's name."""
+        drop = uuid.uuid4().hex
+        try:
+            (self.folder / drop).mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"The upload cannot be kept: {error.strerror or error}.") from error
+        return drop
+
+    def place(self, drop: str) -> Path:
+        """The folder of a drop; InputError for a name that ``begin`` did not give."""
+        folder = self.folder / drop
+        if not _DROP.fullmatch(drop) or not folder.is_dir():
+            raise InputError("This upload is not known here (any more): drop the files again.")
+        return folder
+
+    async def receive(self, drop: str, name: str, chunks) -> Path:
+        """Write one file; nothing is left of one that breaks off or is too large."""
+        folder = self.place(drop)
+        if sum(1 for _ in folder.iterdir()) >= MOST_FILES:
+            raise InputError(f"More than {MOST_FILES} files were dropped at once: drop one series.")
+        path = folder / safe_name(name)
+        if path.exists():
+            raise InputError(f"{path.name} was dropped twice.")
+        part = folder / f".{uuid.uuid4().hex}"
+        room = self.limit - self.used()
+        try:
+            with open(part, "wb") as stream:
+                async for chunk in chunks:
+                    room -= len(chunk)
+                    if room < 0:
+                        raise InputError(
+                            f"{path.name} is too large: uploads are limited to {self.limit / 1e6:.0f} MB "
+                            "together; put it into the data folder, or raise --max-upload."
+                        )
+                    stream.write(chunk)
+            part.rename(path)
+        except OSError as error:
+            raise OutputError(f"{path.name} cannot be kept: {error.strerror or error}.") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def used(self) -> int:
+        """Bytes of all drops."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+    def discard(self, drop: str) -> None:
+        """Forget a drop: it was read, or it was no good."""
+        if _DROP.fullmatch(drop):
+            shutil.rmtree(self.folder / drop, ignore_errors=True)
+
+    def main_file(self, drop: str) -> Path:
+        """What to read of a drop: its one file, the header among its files, or the folder (DICOM)."""
+        folder = self.place(drop)
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if not files:
+            raise InputError("No file was dropped.")
+        headers = [path for path in files if path.name.lower().endswith((".mhd", ".nhdr"))]
+        if len(files) == 1 and not _looks_like_dicom(files[0]):
+            return files[0]
+        return headers[0] if len(headers) == 1 else folder
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    return path.suffix.lower() in ("", ".dcm", ".ima")
+
+
+def safe_name(name: str) -> str:
+    """The last part of a name, without what a path or a terminal would act on; kept readable otherwise."""
+    last = re.split(r"[/\\]", name)[-1]
+    clean = "".join(c for c in last if c.isprintable()).lstrip(".").strip()
+    if not clean:
+        raise InputError("A dropped file has no name.")
+    return clean[-200:]

@@ -1,0 +1,118 @@
+"""A server of the page as a user starts it, and Debian's Chromium to look at it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Where screenshots go: the docs' folder when they are renewed (make screenshots), else a temporary one.
+SCREENSHOTS = os.environ.get("WEB_SCREENSHOTS")
+
+
+def needed(what: bool, name: str) -> None:
+    """Skip where something is not installed; fail in CI, where it must be."""
+    if not what:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI must have {name}.")
+        pytest.skip(f"needs {name}")
+
+
+class Server:
+    """``progressive-registration web`` in a process of its own; ``url`` once it answers."""
+
+    def __init__(self, *options, port: int = 0, environment: dict | None = None) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "ProgressiveRegistrationLib.cli",
+            "web",
+            "--port",
+            str(port),
+            *map(str, options),
+        ]
+        paths = [str(REPOSITORY / "ProgressiveRegistration"), os.environ.get("PYTHONPATH", "")]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=REPOSITORY
+        )
+        self.lines: list[str] = []
+        self._ready = threading.Event()
+        self.url = ""
+        threading.Thread(target=self._read, daemon=True).start()
+        if not self._ready.wait(120) or not self.url:
+            self.stop()
+            pytest.fail("The server did not start:\n" + "".join(self.lines))
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line)
+            found = re.search(r"http://[^\s]+", line)
+            if found and not self.url:
+                self.url = found.group()
+                self._ready.set()
+        self._ready.set()
+
+    @property
+    def port(self) -> int:
+        return int(re.search(r":(\d+)/", self.url).group(1))
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """End it; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return self.process.returncode
+
+
+@pytest.fixture(scope="session")
+def web():
+    """The packages that serve the page."""
+    try:
+        import trame_slicer  # noqa: F401
+    except ImportError:
+        needed(False, "trame-slicer (extra web)")
+
+
+@pytest.fixture(scope="session")
+def browser(web):
+    """Headless Chromium."""
+    needed(CHROMIUM is not None, "chromium (Debian package chromium)")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        needed(False, "playwright (extra test)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory) -> Path:
+    """The folder of pictures."""
+    return Path(SCREENSHOTS) if SCREENSHOTS else tmp_path_factory.mktemp("screenshots")

@@ -1,0 +1,129 @@
+"""What a user does on the page, in words."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import axe_playwright_python
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+LONG = 180_000  # ms, for what computes; nothing depends on how long it takes
+SOON = 30_000  # for what only has to be drawn
+
+OTHERS = {"axial": ("coronal", "sagittal"), "coronal": ("axial", "sagittal")}
+expect.set_options(timeout=SOON)
+
+
+class Driver:
+    """One tab; ``problems`` collects what the browser complained about."""
+
+    def __init__(self, browser, url: str, width: int = 1280, height: int = 800, **context) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, accept_downloads=True, **context
+        )
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(SOON)
+        self.problems: list[str] = []
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on(
+            "dialog", lambda dialog: (self.problems.append("a dialog: " + dialog.message), dialog.dismiss())
+        )
+        self.page.goto(url)
+        expect(self.page.get_by_role("heading", name="Progressive Registration")).to_be_visible(timeout=LONG)
+
+    def close(self) -> None:
+        self.context.close()
+
+    def load_example(self) -> None:
+        self.page.locator("#example").click()
+        self.expect_input("fixed", "Thorax exhale")
+        expect(self.page.locator("#landmarks tbody tr")).to_have_count(40, timeout=LONG)
+
+    def expect_input(self, role: str, text: str) -> None:
+        expect(self.page.locator(f"#input-{role}")).to_contain_text(text, timeout=LONG)
+
+    def choose(self, select: str, option: str) -> None:
+        """An entry of a select by its label's and its own text."""
+        self.page.get_by_role("combobox", name=select).first.click(force=True)
+        self.page.get_by_role("option", name=option).click()
+
+    def register(self) -> None:
+        button = self.page.locator("#register")
+        expect(button).to_be_enabled(timeout=LONG)
+        button.click()
+        expect(button).to_have_text("Cancel")
+
+    def wait_registered(self) -> str:
+        """The message at the end."""
+        expect(self.page.locator("#register")).to_have_text("Register", timeout=LONG)
+        return self.message()
+
+    def message(self) -> str:
+        found = self.page.locator("#message")
+        expect(found).to_be_visible(timeout=LONG)
+        return found.inner_text()
+
+    def tre(self, when: str = "After") -> float:
+        """The mean that the page shows."""
+        row = self.page.locator("#tre tbody tr", has_text=when)
+        return float(row.locator("td").first.inner_text())
+
+    def landmark(self, label: str) -> tuple[float, float]:
+        """(before, after) of a row."""
+        row = self.page.locator("#landmarks tbody tr", has_text=label).first
+        cells = row.locator("td").all_inner_texts()
+        return float(cells[0]), float(cells[1] or "nan")
+
+    def position(self, view: str) -> float:
+        """Where a view's slice is, mm, as its legend says."""
+        return float(self.page.locator(f".view-{view.lower()} .position").inner_text().split()[1])
+
+    def click_in(self, view: str, across: float, down: float) -> None:
+        """Click at a share of a slice view's width and height, and wait until the other views followed."""
+        others = [self.page.locator(f".view-{name} .position") for name in OTHERS[view]]
+        before = [other.inner_text() for other in others]
+        box = self.page.locator(f".view-{view} .picture").bounding_box()
+        self.page.mouse.click(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
+        for other, text in zip(others, before):
+            expect(other).not_to_have_text(text)
+
+    def use_tool(self, tool: str) -> None:
+        """What a click in a slice does from now on."""
+        self.page.locator(f"#tool-{tool}").click()
+        self.settle()
+
+    def picture(self, view: str) -> bytes:
+        """What a view shows, as PNG."""
+        return self.page.locator(f".view-{view.lower()} .picture").screenshot()
+
+    def wait_until(self, holds, what: str) -> None:
+        """Until what the views show is as it should be; frames arrive when they are ready."""
+        end = time.monotonic() + SOON / 1000
+        while not holds():
+            assert time.monotonic() < end, what
+            self.settle(0.3)
+
+    def settle(self, seconds: float = 0.7) -> None:
+        """Let the latest frames arrive (for pictures; nothing is asserted about it)."""
+        time.sleep(seconds)
+
+
+def array(png: bytes) -> np.ndarray:
+    """(rows, columns, 3) int."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def grave_findings(page: Page) -> list:
+    """What axe-core calls serious or critical: (rule, elements)."""
+    script = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+    page.evaluate(script.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    return [
+        (violation["id"], [node["target"] for node in violation["nodes"]][:3])
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+    ]

@@ -1,0 +1,341 @@
+"""The page in a real browser: a phantom is loaded, registered, looked at and measured, as a user does it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed (extra test)")
+
+from conftest import Server
+from page_driver import LONG, Driver, array, grave_findings
+from playwright.sync_api import expect
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A data folder: a small pair with landmarks, a DICOM series, a broken file, names that are markup."""
+    import SimpleITK as sitk
+    from ProgressiveRegistrationLib.landmarks import Landmarks, write_landmarks
+    from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
+    from small_pair import write_dicom
+
+    out = tmp_path_factory.mktemp("data")
+    pair = breathing_thorax(3, size=(80, 80, 64), spacing=(4.3, 4.3, 5.0), tips=300, landmarks=12)
+    sitk.WriteImage(pair.fixed, str(out / "exhale.nrrd"))
+    sitk.WriteImage(pair.moving, str(out / "inhale.nii.gz"))
+    sitk.WriteImage(pair.moving, str(out / f"{EVIL.replace('/', '')}.nrrd"))
+    sitk.WriteImage(pair.fixed_lungs, str(out / "lungs.nrrd"))
+    labels = [EVIL, "{{ 7*7 }}", *pair.fixed_landmarks.labels[2:]]
+    write_landmarks(Landmarks(pair.fixed_landmarks.points, labels), out / "exhale.mrk.json")
+    write_landmarks(Landmarks(pair.moving_landmarks.points, labels), out / "inhale.csv")
+    (out / "broken.nrrd").write_bytes(b"NRRD0004\ntype: short\n")
+    (out / "series").mkdir()
+    write_dicom(pair.fixed, out / "series" / "one", "1.2.826.0.1.3680043.2.1.7")
+    return out
+
+
+@pytest.fixture(scope="module")
+def server(web, folder):
+    started = Server("--data", folder)
+    yield started
+    assert started.stop() == 0
+    assert not [line for line in started.lines if "Traceback" in line], "".join(started.lines)
+
+
+@pytest.fixture(scope="module")
+def tab(browser, server):
+    """One tab for all tests of this file, in their order: a session as a user has it."""
+    driver = Driver(browser, server.url)
+    yield driver
+    driver.close()
+    assert driver.problems == []
+
+
+def test_nothing_can_be_registered_before_images_are_chosen(tab):
+    expect(tab.page.locator("#register")).to_be_disabled()
+    expect(tab.page.get_by_text("Choose the fixed and the moving image.")).to_be_visible()
+
+
+def test_the_breathing_thorax_is_loaded_and_seen(tab, screenshots):
+    tab.load_example()
+    tab.settle(2)
+    for view in ("Axial", "Coronal", "Sagittal"):
+        assert array(tab.picture(view)).max() > 120, f"{view} is black"
+    assert 5 < tab.tre("Before") < 15
+    tab.page.screenshot(path=screenshots / "web-loaded.png")
+
+
+def test_cancel_is_heard_within_a_second_and_leaves_the_scene_as_it_was(tab):
+    tab.choose("Preset", "Accurate")
+    tab.register()
+    expect(tab.page.locator("#stage")).not_to_have_text("Starting", timeout=LONG)
+    tab.page.locator("#register").click()
+    expect(tab.page.locator("#message")).to_contain_text("Cancelled; the scene is as it was.")
+    expect(tab.page.locator("#tre tbody tr")).to_have_count(1)
+    expect(tab.page.locator("#undo")).to_be_hidden()
+
+
+def test_reloading_in_the_middle_finds_the_registration_still_running(tab):
+    tab.choose("Preset", "Fast")
+    tab.register()
+    tab.page.reload()
+    expect(tab.page.locator("#input-fixed")).to_contain_text("Thorax exhale", timeout=LONG)
+    assert "Registered in" in tab.wait_registered()
+
+
+def test_the_phantom_registers_below_two_millimetres(tab, screenshots):
+    assert tab.tre("After") < 2 < tab.tre("Before")
+    assert "Folding inside the lungs: 0.000 %" in tab.page.locator("#folding").inner_text()
+    tab.settle(2)
+    tab.page.screenshot(path=screenshots / "web-registered.png")
+
+
+def test_a_landmark_row_takes_all_views_to_it(tab):
+    before = [tab.position(view) for view in ("Axial", "Coronal", "Sagittal")]
+    row = tab.page.locator("#landmarks tbody tr").nth(3)
+    row.get_by_role("button").click()
+    expect(row).to_have_class(re.compile("chosen"))
+    expect(tab.page.locator(".view-axial .position")).not_to_have_text(f"S {before[0]:.1f} mm")
+    assert [tab.position(view) for view in ("Axial", "Coronal", "Sagittal")] != before
+
+
+def test_a_landmark_moved_to_the_crosshair_changes_its_error_and_the_mean(tab):
+    label = tab.page.locator("#landmarks tr.chosen button").inner_text()
+    was, mean = tab.landmark(label), tab.tre("After")
+    tab.click_in("axial", 0.62, 0.55)  # the crosshair goes there
+    tab.page.locator("#move-fixed").click()
+    expect(tab.page.locator("#tre tbody tr", has_text="After").locator("td").first).not_to_have_text(
+        f"{mean:.2f}"
+    )
+    now = tab.landmark(label)
+    assert now[0] != was[0]
+    assert now[1] > was[1] + 5
+    assert tab.tre("After") == pytest.approx(mean + (now[1] - was[1]) / 40, abs=0.02)
+
+
+def test_a_click_in_one_view_moves_the_others(tab):
+    before = tab.position("Axial")
+    tab.click_in("coronal", 0.3, 0.2)
+    assert tab.position("Axial") > before, "a click above the crosshair goes to the head"
+    assert tab.position("Sagittal") > 0, "the patient's right is on the left"
+
+
+def test_landmarks_are_added_by_clicks_and_deleted(tab):
+    for tool, at in (("fixed", 0.35), ("moving", 0.36)):
+        tab.use_tool(tool)
+        tab.click_in("axial", at, at + 0.15)
+    expect(tab.page.locator("#landmarks tbody tr")).to_have_count(41)
+    expect(tab.page.get_by_text("41 landmarks matched by label.")).to_be_visible()
+    tab.use_tool("link")
+    tab.page.locator("#delete-landmark").click()
+    expect(tab.page.locator("#landmarks tbody tr")).to_have_count(40)
+
+
+@pytest.mark.parametrize("mode", ["Checkerboard", "Flicker", "Difference", "Local volume change"])
+def test_other_ways_to_compare_show_something_else(tab, screenshots, mode):
+    tab.settle()
+    overlay = array(tab.picture("Coronal"))
+    tab.choose("Compare", mode)
+    tab.wait_until(lambda: np.abs(array(tab.picture("Coronal")) - overlay).mean() > 1, mode)
+    tab.settle(1)
+    tab.page.screenshot(path=screenshots / f"web-{mode.split()[0].lower()}.png")
+    tab.choose("Compare", "Fixed orange")
+    tab.wait_until(lambda: np.abs(array(tab.picture("Coronal")) - overlay).mean() < 1, "the overlay again")
+
+
+def test_opacity_shows_one_volume_or_the_other(tab):
+    def warmth() -> float:
+        red, _green, blue = array(tab.picture("Coronal")).reshape(-1, 3).mean(0)
+        return red - blue
+
+    tab.page.locator("#opacity").fill("0")
+    tab.wait_until(lambda: warmth() > 20, "the fixed image is orange")
+    warm = warmth()
+    tab.page.locator("#opacity").fill("1")
+    tab.wait_until(lambda: warmth() < -10, "the moving image is blue")
+    tab.page.locator("#opacity").fill("0.5")
+    tab.wait_until(lambda: -10 < warmth() < warm - 10, "where they agree they are grey")
+
+
+def test_the_report_is_embedded_and_cannot_reach_the_page(tab, screenshots):
+    tab.page.locator("#report-tab").click()
+    frame = tab.page.frame_locator(".report iframe")
+    expect(frame.get_by_role("heading", name="Lung CT registration")).to_be_visible(timeout=LONG)
+    assert "allow-same-origin" not in tab.page.locator(".report iframe").get_attribute("sandbox")
+    tab.page.screenshot(path=screenshots / "web-report.png")
+    tab.page.locator("#views-tab").click()
+
+
+def test_results_are_downloaded_and_are_what_the_page_shows(tab, tmp_path):
+    import SimpleITK as sitk
+    from ProgressiveRegistrationLib.landmarks import read_landmarks
+    from ProgressiveRegistrationLib.pairing import match_landmarks
+    from ProgressiveRegistrationLib.transforms import map_points, read_transform
+
+    paths = {}
+    for text in ("Transform", "Registered image", "Landmark errors", "Fixed landmarks", "Moving landmarks"):
+        with tab.page.expect_download(timeout=LONG) as download:
+            tab.page.get_by_role("link", name=text, exact=True).click()
+        paths[text] = tmp_path / download.value.suggested_filename
+        download.value.save_as(paths[text])
+    fixed, moving, _how = match_landmarks(
+        *(read_landmarks(paths[f"{side} landmarks"]) for side in ("Fixed", "Moving"))
+    )
+    mapped = map_points(read_transform(paths["Transform"]), fixed.points)
+    mean = np.linalg.norm(mapped - moving.points, axis=1).mean()
+    assert mean == pytest.approx(tab.tre("After"), abs=0.01)
+    assert sitk.ReadImage(str(paths["Registered image"])).GetSize() == (192, 192, 128)
+    assert len(paths["Landmark errors"].read_text().splitlines()) == 41
+
+
+def test_a_second_tab_shows_the_same_session_and_says_so(tab, browser, server):
+    other = Driver(browser, server.url, 1024, 768)
+    expect(other.page.get_by_text("Open in 2 tabs, which show one session")).to_be_visible()
+    expect(other.page.locator("#tre tbody tr")).to_have_count(2, timeout=LONG)
+    assert other.tre("After") == tab.tre("After")
+    other.page.locator("#undo").click()
+    expect(tab.page.locator("#tre tbody tr")).to_have_count(1, timeout=LONG)
+    assert other.problems == []
+    other.close()
+    expect(tab.page.get_by_text("One user a server")).to_be_visible(timeout=LONG)
+
+
+def pick(tab, role: str, *names: str) -> None:
+    tab.page.locator(f"[data-browse={role}]").click()
+    tab.page.locator(".crumb").first.click()  # from the data folder on
+    for name in names:
+        tab.page.locator(".entry", has_text=name).first.click()
+
+
+def test_a_bad_file_is_told_in_one_sentence_and_changes_nothing(tab):
+    pick(tab, "fixed", "broken.nrrd")
+    assert "broken.nrrd cannot be read as an image" in tab.message()
+    tab.expect_input("fixed", "Thorax exhale")
+
+
+def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab):
+    pick(tab, "fixed", "exhale.nrrd")
+    tab.expect_input("fixed", "exhale.nrrd")
+    pick(tab, "moving", "inhale.nii.gz")
+    tab.expect_input("moving", "inhale.nii.gz")
+    pick(tab, "fixed_landmarks", "exhale.mrk.json")
+    tab.expect_input("fixed_landmarks", "exhale.mrk.json")
+    pick(tab, "moving_landmarks", "inhale.csv")
+    expect(tab.page.locator("#landmarks tbody tr")).to_have_count(12, timeout=LONG)
+    tab.page.get_by_text("Options", exact=True).click()
+    tab.page.get_by_label("Lung masks from files").check()
+    pick(tab, "fixed_mask", "lungs.nrrd")
+    tab.expect_input("fixed_mask", "lungs.nrrd")
+    tab.choose("Preset", "Fast")
+    tab.register()
+    assert "Registered in" in tab.wait_registered()
+    assert tab.tre("After") < tab.tre("Before")
+
+
+def test_a_dicom_series_is_chosen_by_name(tab):
+    pick(tab, "fixed", "series", "one", "64 files")
+    tab.expect_input("fixed", "Series")
+
+
+def test_names_and_labels_are_shown_as_text_never_run(tab, screenshots):
+    expect(tab.page.get_by_role("button", name="{{ 7*7 }}")).to_be_visible()
+    expect(tab.page.get_by_role("button", name=EVIL)).to_be_visible()
+    pick(tab, "moving", "onerror")
+    tab.expect_input("moving", "onerror")
+    assert tab.page.locator("img[src=x]").count() == 0
+    tab.register()
+    assert "Registered in" in tab.wait_registered()
+    tab.page.locator("#report-tab").click()
+    frame = tab.page.frame_locator(".report iframe")
+    expect(frame.get_by_text(EVIL).first).to_be_visible(timeout=LONG)
+    assert frame.locator("img[src=x]").count() == 0
+    tab.page.locator("#views-tab").click()
+    assert tab.problems == []
+
+
+def test_a_file_sent_from_the_browser_is_read(tab, folder):
+    with tab.page.expect_file_chooser() as chooser:
+        tab.page.locator("[data-upload=moving]").click()
+    chooser.value.set_files(str(folder / "inhale.nii.gz"))
+    tab.expect_input("moving", "inhale.nii.gz")
+
+
+def test_a_bad_file_sent_from_the_browser_is_told(tab, folder):
+    with tab.page.expect_file_chooser() as chooser:
+        tab.page.locator("[data-upload=fixed]").click()
+    chooser.value.set_files(str(folder / "broken.nrrd"))
+    assert "broken.nrrd cannot be read as an image" in tab.message()
+
+
+def test_the_page_has_no_serious_accessibility_finding(tab):
+    for where in ("#views-tab", "#report-tab"):
+        tab.page.locator(where).click()
+        tab.settle()
+        assert grave_findings(tab.page) == []
+    tab.page.locator("#views-tab").click()
+    tab.page.locator("[data-browse=fixed]").click()
+    expect(tab.page.locator(".entry").first).to_be_visible()
+    tab.settle()
+    assert grave_findings(tab.page) == []
+    tab.page.get_by_role("button", name="Close", exact=True).click()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (768, 1024)])
+def test_the_page_fits_a_small_screen_and_a_tablet(browser, server, screenshots, width, height):
+    driver = Driver(browser, server.url, width, height, has_touch=True)
+    driver.settle(2)
+    overflow = driver.page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert overflow <= 0
+    if width < 900:
+        driver.page.keyboard.press("Escape")  # the controls lie over the views there
+        driver.settle()
+    for view in ("axial", "coronal", "sagittal", "3d"):
+        box = driver.page.locator(f".view-{view} .picture").bounding_box()
+        assert box["width"] > 150, view
+        assert box["height"] > 120, view
+        assert box["x"] + box["width"] <= width + 1, view
+    driver.page.screenshot(path=screenshots / f"web-{width}.png")
+    driver.close()
+
+
+def test_a_page_whose_server_was_killed_says_so_and_comes_back_with_it(browser, web, screenshots):
+    first = Server()
+    driver = Driver(browser, first.url)
+    first.stop(signal.SIGKILL)
+    expect(driver.page.get_by_role("heading", name="Connection lost")).to_be_visible(timeout=LONG)
+    driver.page.screenshot(path=screenshots / "web-lost.png")
+    second = Server(port=first.port)
+    try:
+        expect(driver.page.locator("#example")).to_be_enabled(timeout=LONG)
+        expect(driver.page.locator("#input-fixed")).to_have_text("No image")
+    finally:
+        driver.close()
+        assert second.stop() == 0
+
+
+def test_clicks_are_answered_while_registering(tab, record_property):
+    """The longest of ten answers is recorded, not asserted: it is a time."""
+    tab.choose("Preset", "Balanced")
+    tab.register()
+    waits = []
+    for value in range(10):
+        began = time.perf_counter()
+        before = tab.page.locator(".view-axial .position").inner_text()
+        tab.page.locator(".view-axial .legend input").press("ArrowRight" if value < 5 else "ArrowLeft")
+        expect(tab.page.locator(".view-axial .position")).not_to_have_text(before, timeout=LONG)
+        waits.append(time.perf_counter() - began)
+    record_property("slowest_answer_s", round(max(waits), 3))
+    print("answers while registering (s):", [round(w, 3) for w in waits])
+    if tab.page.locator("#register").inner_text() == "Cancel":
+        tab.page.locator("#register").click()
+    tab.wait_registered()
