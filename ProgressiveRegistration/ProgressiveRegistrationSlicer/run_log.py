@@ -102,7 +102,9 @@ def _put(transform, entry: dict) -> None:
 
 
 def _application() -> str:
-    app = slicer.app
+    app = getattr(slicer, "app", None)  # there is none behind the page in the browser
+    if app is None:
+        return "slicer-core"
     return f"{app.majorVersion}.{app.minorVersion}"
 
 

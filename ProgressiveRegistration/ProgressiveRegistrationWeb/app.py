@@ -19,6 +19,7 @@ from ProgressiveRegistrationSlicer.measuring import folding_text
 from ProgressiveRegistrationSlicer.work import Work, remaining_text
 
 from . import page_state
+from .colour_bar import colour_bar
 from .data_folder import DataFolder, Entry
 from .listing import Listing
 from .reading import image_of
@@ -319,6 +320,7 @@ class App:
         self.state.uses_opacity = mode in (FusionMode.OVERLAY, FusionMode.JACOBIAN)
         if mode is FusionMode.JACOBIAN and self.workplace.result is None:
             self.say("There is no volume change to show yet: register first.")
+        self.state.update(colour_bar(mode))
         fusion = self.views.fusion
         if fixed is None or moving is None:
             fusion.restore()

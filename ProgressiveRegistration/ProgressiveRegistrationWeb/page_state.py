@@ -108,6 +108,8 @@ def initial(templates: dict[str, str], *, has_data: bool) -> dict:
         "views": [{"name": n, "template": templates[n], "slice": n in SLICES} for n in DEFINITIONS],
         "offsets": {n: {"value": 0.0, "first": -1.0, "last": 1.0, "step": 1.0, "text": ""} for n in SLICES},
         "maximized": "",
+        "scale": [],
+        "scale_colours": "",
         "browsing": False,
         "browse_title": "",
         "browse_crumbs": [],

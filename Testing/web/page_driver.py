@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-LONG = 180_000  # ms, for what computes; nothing depends on how long it takes
+LONG = 400_000  # ms, for what computes; nothing depends on how long it takes
 SOON = 30_000  # for what only has to be drawn
 
 OTHERS = {"axial": ("coronal", "sagittal"), "coronal": ("axial", "sagittal")}

@@ -74,7 +74,7 @@ def test_every_plane_is_scrolled_by_its_slider(page, screenshots):
         page.locator(f"#{plane}-slice").press("PageDown")
         expect(page.locator(f"#{plane}-mm")).not_to_have_text(where)
         assert np.abs(shown(page, plane) - before).mean() > 1
-    page.screenshot(path=screenshots / "report-explore.png")
+    page.screenshot(path=screenshots / "report-explore.jpg", type="jpeg", quality=82)
 
 
 def test_colour_is_what_differs_before_and_goes_after(page):

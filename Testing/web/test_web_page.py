@@ -70,7 +70,7 @@ def test_the_breathing_thorax_is_loaded_and_seen(tab, screenshots):
     for view in ("Axial", "Coronal", "Sagittal"):
         assert array(tab.picture(view)).max() > 120, f"{view} is black"
     assert 5 < tab.tre("Before") < 15
-    tab.page.screenshot(path=screenshots / "web-loaded.png")
+    tab.page.screenshot(path=screenshots / "web-loaded.jpg", type="jpeg", quality=82)
 
 
 def test_cancel_is_heard_within_a_second_and_leaves_the_scene_as_it_was(tab):
@@ -95,7 +95,7 @@ def test_the_phantom_registers_below_two_millimetres(tab, screenshots):
     assert tab.tre("After") < 2 < tab.tre("Before")
     assert "Folding inside the lungs: 0.000 %" in tab.page.locator("#folding").inner_text()
     tab.settle(2)
-    tab.page.screenshot(path=screenshots / "web-registered.png")
+    tab.page.screenshot(path=screenshots / "web-registered.jpg", type="jpeg", quality=82)
 
 
 def test_a_landmark_row_takes_all_views_to_it(tab):
@@ -146,7 +146,9 @@ def test_other_ways_to_compare_show_something_else(tab, screenshots, mode):
     tab.choose("Compare", mode)
     tab.wait_until(lambda: np.abs(array(tab.picture("Coronal")) - overlay).mean() > 1, mode)
     tab.settle(1)
-    tab.page.screenshot(path=screenshots / f"web-{mode.split()[0].lower()}.png")
+    tab.page.screenshot(path=screenshots / f"web-{mode.split()[0].lower()}.jpg", type="jpeg", quality=82)
+    coloured = mode in ("Difference", "Local volume change")
+    expect(tab.page.locator(".view-coronal .scale")).to_have_count(int(coloured))
     tab.choose("Compare", "Fixed orange")
     tab.wait_until(lambda: np.abs(array(tab.picture("Coronal")) - overlay).mean() < 1, "the overlay again")
 
@@ -170,7 +172,7 @@ def test_the_report_is_embedded_and_cannot_reach_the_page(tab, screenshots):
     frame = tab.page.frame_locator(".report iframe")
     expect(frame.get_by_role("heading", name="Lung CT registration")).to_be_visible(timeout=LONG)
     assert "allow-same-origin" not in tab.page.locator(".report iframe").get_attribute("sandbox")
-    tab.page.screenshot(path=screenshots / "web-report.png")
+    tab.page.screenshot(path=screenshots / "web-report.jpg", type="jpeg", quality=82)
     tab.page.locator("#views-tab").click()
 
 
@@ -304,7 +306,7 @@ def test_the_page_fits_a_small_screen_and_a_tablet(browser, server, screenshots,
         assert box["width"] > 150, view
         assert box["height"] > 120, view
         assert box["x"] + box["width"] <= width + 1, view
-    driver.page.screenshot(path=screenshots / f"web-{width}.png")
+    driver.page.screenshot(path=screenshots / f"web-{width}.jpg", type="jpeg", quality=82)
     driver.close()
 
 
@@ -313,7 +315,7 @@ def test_a_page_whose_server_was_killed_says_so_and_comes_back_with_it(browser, 
     driver = Driver(browser, first.url)
     first.stop(signal.SIGKILL)
     expect(driver.page.get_by_role("heading", name="Connection lost")).to_be_visible(timeout=LONG)
-    driver.page.screenshot(path=screenshots / "web-lost.png")
+    driver.page.screenshot(path=screenshots / "web-lost.jpg", type="jpeg", quality=82)
     second = Server(port=first.port)
     try:
         expect(driver.page.locator("#example")).to_be_enabled(timeout=LONG)
