@@ -460,6 +460,7 @@ class App:
 def _histogram(errors) -> str:
     """The report's histogram as a ``data:`` address: as an image, nothing in it can act."""
     from ProgressiveRegistrationLib.report.charts import histogram_svg
+    from ProgressiveRegistrationLib.report.pictures import FIXED_COLOUR
 
-    svg = histogram_svg(errors.before, errors.after)
+    svg = histogram_svg(errors.before, errors.after, FIXED_COLOUR)
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

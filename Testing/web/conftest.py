@@ -58,7 +58,8 @@ class Server:
         self.lines: list[str] = []
         self._ready = threading.Event()
         self.url = ""
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         if not self._ready.wait(120) or not self.url:
             self.stop()
             pytest.fail("The server did not start:\n" + "".join(self.lines))
@@ -86,6 +87,8 @@ class Server:
                 self.process.kill()
                 self.process.wait()
                 raise
+        self._reader.join(20)
+        self.process.stdout.close()
         return self.process.returncode
 
 

@@ -41,7 +41,8 @@ def ask(url: str, **headers) -> tuple[int, str]:
         with urllib.request.build_opener(Stay).open(request, timeout=60) as answer:
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace")
+        with error:
+            return error.code, error.read().decode(errors="replace")
 
 
 def websocket(url: str, **headers) -> int:
@@ -185,6 +186,7 @@ def test_the_token_opens_the_page_and_its_websocket(closed_server):
         urllib.request.build_opener(Stay).open(request)
     assert redirect.value.code == 303
     cookie = redirect.value.headers["Set-Cookie"]
+    redirect.value.close()
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert TOKEN not in cookie
@@ -243,7 +245,8 @@ def post(url: str, body: bytes = b"") -> tuple[int, str]:
         ) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        with error:
+            return error.code, error.read().decode()
 
 
 def test_uploads_are_bounded_and_leave_nothing(open_server):
