@@ -58,7 +58,7 @@ class Listing:
     def _read(self, path: str, role: str) -> list[Entry]:
         points = role.endswith("landmarks")
         entries = self._folder.list(path, ("landmarks",) if points else ("image",))
-        series = [] if points else series_in(self._folder.resolve(path), path)
+        series = [] if points else series_in(self._folder.resolve(path), path, self._folder.root)
         return [*series, *entries]
 
     def pick(self, index: int) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import InputError
-from ProgressiveRegistrationLib.images import is_dicom, read_image, read_volume, series_files
+from ProgressiveRegistrationLib.images import check_image, check_volume, read_image, read_volume
+from ProgressiveRegistrationLib.reading.dicom import dicom_files, is_dicom, read_slices
+from ProgressiveRegistrationLib.reading.dicom_series import Volume, volumes_of
 
 from .data_folder import Entry
 
@@ -17,31 +19,29 @@ _REFERENCE = {
     (".mha", ".mhd"): re.compile(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE),
     (".nrrd", ".nhdr"): re.compile(rb"^\s*data ?file\s*:\s*=?\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE),
 }
-DESCRIPTION, NUMBER, MODALITY = "0008|103e", "0020|0011", "0008|0060"
 
 
 def image_of(path: Path, root: Path, series: str | None = None, *, mask: bool = False) -> sitk.Image:
-    """Read a CT (or a lung mask) whose every file lies below ``root``.
+    """Read a CT (or a lung mask) whose every file lies below ``root``; ``series`` as ``series_in`` names it.
 
     Raises
     ------
     InputError : it cannot be read, cannot be registered, or takes its voxels from elsewhere.
     """
     if path.is_dir():
-        files = series_files(path, series, "the list")
-        for file in files:
-            _check_below(Path(file), root, path.name)
+        for file in path.iterdir():
+            _check_below(file, root, path.name)
     else:
         check_references(path, root)
-    read = read_volume if mask else read_image
-    return _named(read, path, root, series)
-
-
-def _named(read, path: Path, root: Path, series: str | None) -> sitk.Image:
-    """``read``, with errors that name the file as the page does, not as the server's disk does."""
     try:
-        return read(path, series=series)
+        if series is None:
+            return (read_volume if mask else read_image)(path)
+        found = [volume for volume in _volumes(path, root) if _identifier(volume) == series]
+        if not found:
+            raise InputError(f"That series is not in {path.name} any more.")
+        return (check_volume if mask else check_image)(found[0].read(path.name, []), path.name)
     except InputError as error:
+        # As the page names the file, not as the server's disk does.
         text = str(error).replace(str(path), path.name).replace(f"{root}/", "")
         raise type(error)(text) from error
 
@@ -80,26 +80,35 @@ def _check_below(path: Path, root: Path, name: str) -> None:
         raise InputError(f"{name} takes its voxels from outside its folder, which is not allowed here.")
 
 
-def series_in(folder: Path, relative: str) -> list[Entry]:
-    """The DICOM series of a folder, by name; empty where there is none. Reads one header a series."""
-    names = sorted(child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
-    if not any(is_dicom(child) for child in names[:8]):
-        return []
-    reader = sitk.ImageSeriesReader()
+def series_in(folder: Path, relative: str, root: Path) -> list[Entry]:
+    """The DICOM volumes of a folder, by name, phases of a 4DCT one by one; empty where there is none."""
     entries = []
-    for uid in reader.GetGDCMSeriesIDs(str(folder)):
-        files = reader.GetGDCMSeriesFileNames(str(folder), uid)
-        header = sitk.ImageFileReader()
-        header.SetFileName(files[0])
-        try:
-            header.ReadImageInformation()
-        except RuntimeError:
-            continue
-
-        def tag(key: str, header=header) -> str:
-            return header.GetMetaData(key).strip() if header.HasMetaDataKey(key) else ""
-
-        name = tag(DESCRIPTION) or f"Series {tag(NUMBER) or uid}"
-        detail = f"{tag(MODALITY) or 'DICOM'}, {len(files)} files, series {tag(NUMBER) or uid[-8:]}"
-        entries.append(Entry(name, relative, "series", detail, uid))
+    for volume in _volumes(folder, root):
+        header = volume.header
+        name = header.description or f"Series {header.number if header.number is not None else volume.uid}"
+        if volume.phase is not None:
+            name += " ({} {})".format(*volume.phase)
+        detail = [header.modality or "DICOM", f"{len(volume.slices)} slices"]
+        if header.description and header.number is not None:
+            detail.append(f"series {header.number}")
+        entries.append(Entry(name, relative, "series", ", ".join(detail), _identifier(volume)))
     return sorted(entries, key=lambda e: e.name.lower())
+
+
+def _volumes(folder: Path, root: Path) -> list[Volume]:
+    """What the readable DICOM files of a folder make; links that lead out are not read."""
+    names = [child for child in folder.iterdir() if child.is_file()]
+    if not any(is_dicom(child) for child in sorted(names)[:8]):
+        return []
+    read = []
+    for file in dicom_files(folder):
+        try:
+            _check_below(file, root, folder.name)
+            read.append(read_slices(file))
+        except InputError:
+            continue  # choosing the whole folder tells what is wrong with it
+    return volumes_of(read)
+
+
+def _identifier(volume: Volume) -> str:
+    return volume.uid if volume.phase is None else "{} {}={}".format(volume.uid, *volume.phase)

@@ -243,7 +243,7 @@ def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab):
 
 
 def test_a_dicom_series_is_chosen_by_name(tab):
-    pick(tab, "fixed", "series", "one", "64 files")
+    pick(tab, "fixed", "series", "one", "64 slices")
     tab.expect_input("fixed", "Series")
 
 
