@@ -18,7 +18,7 @@ WRONG_TOKEN_SECONDS = 0.5  # a guess costs at least this
 COOKIE = "progressive-registration"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Frame-Options": "SAMEORIGIN",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",

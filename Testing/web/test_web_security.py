@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ def ask(url: str, **headers) -> tuple[int, str]:
             return error.code, error.read().decode(errors="replace")
 
 
+def finished(coroutine_function, *arguments):
+    """The result of a coroutine, in a thread of its own: Playwright's loop runs in this one."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(lambda: asyncio.run(coroutine_function(*arguments))).result()
+
+
 def websocket(url: str, **headers) -> int:
     """The status that a websocket's request gets; 101 when it is opened."""
     import aiohttp
@@ -57,7 +64,7 @@ def websocket(url: str, **headers) -> int:
             except aiohttp.WSServerHandshakeError as error:
                 return error.status
 
-    return asyncio.run(connect())
+    return finished(connect)
 
 
 # ---------- addresses
@@ -365,7 +372,7 @@ def test_an_upload_that_breaks_off_leaves_no_file(tmp_path):
         raise ConnectionResetError
 
     with pytest.raises(OutputError, match="cannot be kept"):
-        asyncio.run(uploads.receive(drop, "a.nrrd", breaking()))
+        finished(uploads.receive, drop, "a.nrrd", breaking())
     assert list((tmp_path / "uploads" / drop).iterdir()) == []
     assert uploads.used() == 0
 
