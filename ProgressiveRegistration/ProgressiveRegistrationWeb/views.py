@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import numpy as np
 import SimpleITK as sitk
 import slicer
 from ProgressiveRegistrationLib.geometry import Grid
@@ -26,6 +27,9 @@ DEFINITIONS = {
 }
 # window, level in HU
 WINDOWS = {"Lung": (1400.0, -500.0), "Mediastinum": (400.0, 40.0), "Bone": (1800.0, 400.0)}
+MAX_COMPARED = (
+    12_000_000  # voxels of a checkerboard or difference: what a screen can show, and no more memory
+)
 FIRST = 10.0  # before Slicer's own interaction
 
 
@@ -38,7 +42,7 @@ class PageFusion(Fusion):
     def __init__(self, registration: Callable) -> None:
         super().__init__()
         self._registration = registration
-        self._task = self._made = None
+        self._task = self._made = self._lattice = None
 
     def make(self, compute: Callable, then: Callable) -> None:
         async def run():
@@ -52,21 +56,41 @@ class PageFusion(Fusion):
         if mode is FusionMode.JACOBIAN:
             field = None if registration is None else registration.field
             return lambda: None if field is None else (field.grid, field.jacobian_determinant())
-        images, spacing = [mrml.image_from_volume(volume) for volume in (fixed, moving)], fixed.GetSpacing()
+        images = [mrml.image_from_volume(volume) for volume in (fixed, moving)]
 
         def compute():
             ours, theirs = images
+            images.clear()
             grid = Grid.from_image(ours)
+            coarser = (float(np.prod(grid.size, dtype=float)) / MAX_COMPARED) ** (1 / 3)
+            if coarser > 1:
+                grid = grid.with_spacing(np.asarray(grid.spacing) * coarser)
+                ours = grid.resample(ours)
             if registration is not None:
                 theirs = registration.field.warp_image(theirs, grid)
             else:
                 theirs = grid.resample(theirs, default=float(sitk.GetArrayViewFromImage(theirs).min()))
-            ours, theirs = (sitk.GetArrayFromImage(image) for image in (ours, theirs))
+            self._lattice = grid
+            ours, theirs = (sitk.GetArrayViewFromImage(image) for image in (ours, theirs))
             if mode is FusionMode.CHECKERBOARD:
-                return alternated(ours, theirs, spacing, SQUARE_MM)
-            return theirs.astype("f4") - ours
+                return alternated(ours, theirs, grid.spacing, SQUARE_MM)
+            return np.subtract(theirs, ours, dtype=np.float32)
 
         return compute
+
+    def _make_board(self, fixed, values):
+        return self._placed(super()._make_board(fixed, values))
+
+    def _make_difference(self, fixed, values):
+        return self._placed(super()._make_difference(fixed, values))
+
+    def _placed(self, board):
+        """Large volumes are compared on a coarser lattice than the fixed one's: put the result there."""
+        world = np.eye(4)
+        world[:3, :3], world[:3, 3] = self._lattice.index_to_world_matrix, self._lattice.origin
+        board.SetAndObserveTransformNodeID(None)
+        board.SetIJKToRASMatrix(mrml.vtk_matrix(mrml.RAS_LPS @ world))
+        return board
 
     def show(self, *arguments) -> None:
         if self._made is not None:

@@ -57,11 +57,12 @@ def _lattice(fixed: sitk.Image, lung_mask: sitk.Image | None) -> Grid:
     whole = Box.around(Grid.from_image(fixed).corners())
     lower, upper = np.asarray(whole.lower), np.asarray(whole.upper)
     if lung_mask is not None:
-        inside = np.argwhere(sitk.GetArrayViewFromImage(lung_mask) > 0)
-        if inside.size:
-            found = Box.around(Grid.from_image(lung_mask).index_to_world(inside[:, ::-1])).grown(
-                VIEW_MARGIN_MM
-            )
+        inside = sitk.GetArrayViewFromImage(lung_mask) > 0
+        if inside.any():
+            # The ends along each axis, not every voxel: a large mask has tens of millions.
+            along = [np.flatnonzero(inside.any(axis=others)) for others in ((0, 1), (0, 2), (1, 2))]
+            ends = np.stack(np.meshgrid(*[(ends[0], ends[-1]) for ends in along]), -1).reshape(-1, 3)
+            found = Box.around(Grid.from_image(lung_mask).index_to_world(ends)).grown(VIEW_MARGIN_MM)
             lower, upper = np.maximum(found.lower, lower), np.minimum(found.upper, upper)
     spacing = max(SPACING_MM, float(np.cbrt(np.prod(upper - lower) / MAX_VOXELS)))
     nx, ny, nz = (max(2, int(extent // spacing)) for extent in upper - lower)
