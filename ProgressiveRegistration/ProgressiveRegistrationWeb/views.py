@@ -71,10 +71,11 @@ class PageFusion(Fusion):
             else:
                 theirs = grid.resample(theirs, default=float(sitk.GetArrayViewFromImage(theirs).min()))
             self._lattice = grid
-            ours, theirs = (sitk.GetArrayViewFromImage(image) for image in (ours, theirs))
+            # Views: the images they look at must stay.
+            here, there = sitk.GetArrayViewFromImage(ours), sitk.GetArrayViewFromImage(theirs)
             if mode is FusionMode.CHECKERBOARD:
-                return alternated(ours, theirs, grid.spacing, SQUARE_MM)
-            return np.subtract(theirs, ours, dtype=np.float32)
+                return alternated(here, there, grid.spacing, SQUARE_MM)
+            return np.subtract(there, here, dtype=np.float32)
 
         return compute
 

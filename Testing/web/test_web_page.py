@@ -159,9 +159,9 @@ def test_opacity_shows_one_volume_or_the_other(tab):
         return red - blue
 
     tab.page.locator("#opacity").fill("0")
-    tab.wait_until(lambda: warmth() > 20, "the fixed image is orange")
+    tab.wait_until(lambda: warmth() > 8, "the fixed image is orange")
     tab.page.locator("#opacity").fill("1")
-    tab.wait_until(lambda: warmth() < -10, "the moving image is blue")
+    tab.wait_until(lambda: warmth() < -8, "the moving image is blue")
     tab.page.locator("#opacity").fill("0.5")
 
 

@@ -42,6 +42,11 @@
     input.click();
   });
 
+  // The views' pictures come without a text; the frame around each has it.
+  new MutationObserver(() => {
+    for (const picture of document.querySelectorAll(".picture img:not([alt])")) picture.alt = "";
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   setInterval(async () => {
     if (!document.getElementById("connection-lost")) return;
     try {
