@@ -19,7 +19,7 @@ def as_markdown(text: str) -> str:
     for n, line in enumerate(lines):
         if line.strip() in SECTIONS and n + 1 < len(lines) and set(lines[n + 1].strip()) == {"-"}:
             section = line.strip()
-            out += [f"**{section}**", ""]
+            out += ["", f"**{section}**", ""]
             continue
         if section and set(line.strip()) == {"-"}:
             continue
