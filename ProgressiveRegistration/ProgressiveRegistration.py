@@ -124,6 +124,12 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
             mrml_landmarks.update_error_model(errors, modelNode)
             mrml_landmarks.show_error_model(modelNode, max(5.0, float(errors.after.max())))
 
+    def suggestion(self, fixedNode, movingNode, transformNode=None, **options):
+        """A ``landmark_review.Suggestion``: ``compute`` it, then ``finish`` it into two point lists."""
+        from ProgressiveRegistrationSlicer.landmark_review import Suggestion
+
+        return Suggestion(fixedNode, movingNode, transformNode, **options)
+
     def measurement(self, transformNode, fixedNode, movingNode, **options):
         """A ``Measurement`` of a transform: ``compute()`` gives its report, ``compute(folder)`` writes it."""
         from ProgressiveRegistrationSlicer.measuring import Measurement

@@ -92,6 +92,10 @@ def main() -> int:
     panel.ui.vectorsButton.click()
     panel.ui.fusionComboBox.setCurrentIndex(2)
     save(arguments.output / "checkerboard.png", row(views()))
+    for name, mode in (("difference", "Difference in HU"), ("volume-change", "Local volume change")):
+        panel.ui.fusionComboBox.setCurrentText(mode)
+        save(arguments.output / f"{name}.png", row(views()))
+    save(arguments.output / "landmarks.png", suggested_landmark(panel))
     slicer_harness.close_module(panel)
     return 0
 
@@ -167,6 +171,28 @@ def grab(panel) -> np.ndarray:
     image = panel.parent.grab().toImage().convertToFormat(QImage.Format_RGB888)
     values = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine())
     return values[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
+
+
+def suggested_landmark(panel) -> np.ndarray:
+    """Suggest landmarks, and show one of them in both volumes as "Side by side" does."""
+    import slicer
+    import slicer_harness
+    from ProgressiveRegistrationSlicer import two_up
+
+    parameters = panel._parameterNode
+    parameters.fixedLandmarks = parameters.movingLandmarks = None
+    parameters.suggestCount = 12
+    panel.ui.suggestButton.click()
+    slicer_harness.process_events_until(lambda: panel._task is None, 600)
+    layout = slicer.app.layoutManager()
+    for name in layout.sliceViewNames():
+        layout.sliceWidget(name).size = (VIEW, VIEW)
+    panel.review._shown = None
+    panel.review.jump()
+    print(panel.ui.reviewLabel.text)
+    shown = [[layout.sliceWidget(name).image() for name in names] for names in (two_up.FIXED, two_up.MOVING)]
+    panel.ui.twoUpButton.click()
+    return stack([row(images) for images in shown], ["Fixed", "Moving"])
 
 
 def row(images: list) -> np.ndarray:

@@ -333,3 +333,66 @@ def test_scene_test_for_ctest_passes_on_slicer_core():
     )
     assert result.testsRun == 2
     assert result.wasSuccessful()
+
+
+# ---------- what the extensions catalog asks of a new entry
+
+
+def test_catalog_list_is_met():
+    """Licence, screenshots, a description and a tutorial, test data, logic apart, tests, one version."""
+    assert "Apache License" in (ROOT / "LICENSE.txt").read_text(encoding="utf-8")[:400]
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    values = dict(re.findall(r'set\((EXTENSION_\w+) "([^"]*)"\)', cmake))
+    assert 60 < len(values["EXTENSION_DESCRIPTION"]) < 400
+    assert values["EXTENSION_DESCRIPTION"].endswith(".")
+    for key in ("EXTENSION_HOMEPAGE", "EXTENSION_ICONURL"):
+        assert values[key].startswith("https://")
+    assert len(values["EXTENSION_SCREENSHOTURLS"].split()) >= 2
+    name = values["EXTENSION_HOMEPAGE"].rsplit("/", 1)[1]
+    assert name.startswith("Slicer")  # the repository's name, so that it is found
+    tutorial = (MODULE / "README.md").read_text(encoding="utf-8")
+    for heading in ("## Install", "## Register", "## Is it good?"):
+        assert heading in tutorial
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+\.png)\)", tutorial)
+    assert len(pictures) >= 3
+    for picture in pictures:
+        assert (MODULE / picture).resolve().is_file(), picture
+    source = (MODULE / "ProgressiveRegistration.py").read_text(encoding="utf-8")
+    assert "class ProgressiveRegistrationLogic" in source
+    assert "class ProgressiveRegistrationTest" in source
+    assert "sample_data.register" in source
+    assert "medical device" in source  # what it is not for
+
+
+def test_catalog_entry_has_the_types_of_the_schema():
+    entry = json.loads((ROOT / "ProgressiveRegistration.json").read_text(encoding="utf-8"))
+    kinds = {"build_dependencies": list, "tier": int, "enabled": bool}
+    for key, value in entry.items():
+        assert isinstance(value, kinds.get(key, str)), key
+    assert entry["$schema"].startswith("https://raw.githubusercontent.com/Slicer/Slicer/main/Schemas/")
+    assert entry["scm_url"].startswith("https://")
+    assert entry["scm_url"].endswith(".git")
+    assert 1 <= entry["tier"] <= 5
+    assert entry["scm_url"][: -len(".git")] in (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
+def test_version_is_written_in_one_place():
+    """Files that a version could hide in name none: it is the package's."""
+    for name in ("CMakeLists.txt", "ProgressiveRegistration/CMakeLists.txt", "ProgressiveRegistration.json"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\d.])0\.\d+\.\d+(?![\d.])", text), name
+
+
+def test_module_loads_those_modules_first_whose_nodes_its_parameters_name():
+    """Slicer gives a module's node classes to Python when it loads that module."""
+    owner = {
+        "vtkMRMLMarkups": "Markups",
+        "vtkMRMLSegmentationNode": "Segmentations",
+        "vtkMRMLSequence": "Sequences",
+    }
+    text = (MODULE / "ProgressiveRegistrationSlicer" / "parameter_node.py").read_text(encoding="utf-8")
+    source = (MODULE / "ProgressiveRegistration.py").read_text(encoding="utf-8")
+    declared = re.search(r"parent\.dependencies = \[(.*?)\]", source).group(1)
+    for prefix, name in owner.items():
+        if prefix in text:
+            assert f'"{name}"' in declared

@@ -34,7 +34,15 @@ def install():
     if getattr(slicer, "app", None) is not None:
         return slicer.mrmlScene
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    from . import application, mrml_widgets, parameter_node, pythonqt, sample_data, scripted_module
+    from . import (
+        application,
+        mrml_widgets,
+        parameter_node,
+        pythonqt,
+        sample_data,
+        scripted_module,
+        translation,
+    )
 
     slicer.modules = python_module("slicer.modules")
     slicer.moduleNames = python_module("slicer.moduleNames")
@@ -42,7 +50,7 @@ def install():
     scene = slicer.app.make_scene()
     pythonqt.install()
     mrml_widgets.install()
-    python_module("slicer.i18n", tr=lambda text: text, translate=lambda context, text: text)
+    python_module("slicer.i18n", tr=translation.tr, translate=translation.translate)
     python_module("slicer.ScriptedLoadableModule", **scripted_module.exported())
     python_module("slicer.parameterNodeWrapper", **parameter_node.exported())
     sys.modules["SampleData"] = sample_data.python_module()
