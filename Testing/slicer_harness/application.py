@@ -152,6 +152,7 @@ class Application(Signals):
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
         colors = slicer.vtkSlicerColorLogic()
+        colors.SetMRMLApplicationLogic(self._logic)
         colors.SetMRMLScene(scene)
         self._logic.SetModuleLogic("Colors", colors)
         self.logics["colors"] = colors
