@@ -150,7 +150,7 @@ def typed(given: Any) -> Iterator[str]:
     what is as by default is left out."""
     for about in fields(given):
         value = getattr(given, about.name)
-        if value == about.default:
+        if value == about.default or "kind" not in about.metadata:  # a batch's threads are no option
             continue
         kind, flag = about.metadata["kind"], f"--{flag_of(about)}"
         if needed(about):
