@@ -7,7 +7,7 @@ vessels are filled in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,6 +26,12 @@ DARK_HU = -985.0  # below, after smoothing: surely outside the lungs
 EVEN_SD_HU = 12.0  # over 12 mm: lung with its vessels varies more
 MIN_LUNG_LITRES = 0.3
 MIN_PART_LITRES = 0.1
+LUNG_HU = (-985.0, -350.0)
+MASK_SHARE, MASK_SHARE_NOTED = 0.25, 0.5  # of a given mask within these: less is no lung, or noted
+CUT_SHARE = (
+    0.1  # of the lungs' largest cross-section that leaves through a face, from which on a note says so
+)
+MIRROR_GRID, MIRROR_GAIN = 32, 0.06  # overlap gained by a flip, from which on the user is told
 BETWEEN_SHARE = 0.2  # of a cut lung has tissue in front and behind (measured: 0.35 to 0.75, blankets 0.01)
 POCKET_LITRES = 0.01  # of bowel, from which on it is looked at
 POCKET_HU, POCKET_SHARE = -950.0, 0.2  # how much of a bowel pocket is darker: lung has hardly any
@@ -41,6 +47,8 @@ class Lungs:
     box : LPS mm, around the mask with a margin; at a face where the lungs leave the image it ends at the
         image.
     volume_litres : of the mask.
+    cut : faces through which a good part of the lungs leaves the image: right, left, front, back, bottom,
+        top.
     notes : sentences about anything unusual (lungs cut by the image's border, one lung only).
     """
 
@@ -48,6 +56,7 @@ class Lungs:
     box: Box
     volume_litres: float
     notes: list[str] = field(default_factory=list)
+    cut: tuple[str, ...] = ()
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the mask's voxels along x, y, z; LPS mm, (3,) each."""
@@ -92,9 +101,38 @@ def find_lungs(
     if lung is None:
         raise NoLungError(
             f"No lung was found in {name}: no air-filled region of more than {MIN_LUNG_LITRES} litre lies "
-            f"inside a body; give a chest CT in Hounsfield units, or a lung mask."
+            f"inside a body (the image is {_extent(image)}); give a chest CT in Hounsfield units, or a "
+            "lung mask."
         )
     return _describe(image, _fine_mask(image, coarse, lung), name)
+
+
+def _extent(image: sitk.Image) -> str:
+    """The image's size, for a sentence: a slip in the spacing shows in it."""
+    sides = (n * s for n, s in zip(image.GetSize(), image.GetSpacing()))
+    return " x ".join(f"{side:.4g}" for side in sides) + " mm"
+
+
+def mirrored(fixed: Lungs, moving: Lungs) -> str | None:
+    """ "left to right" or "head to feet" when the moving lungs fit the fixed ones clearly better after that
+    flip; else None.
+
+    Both are looked at in their own boxes, so that neither place nor size matters.
+    """
+    shapes = []
+    for lungs in (fixed, moving):
+        (mean, sd) = lungs.moments()
+        grid = Box(mean - 2.5 * sd, mean + 2.5 * sd).grid(MIRROR_GRID)
+        shapes.append(sitk.GetArrayFromImage(grid.resample(sitk.Cast(lungs.mask, sitk.sitkFloat32))) > 0.5)
+    a, b = shapes
+
+    def overlap(other: np.ndarray) -> float:
+        return 2 * float((a & other).sum()) / max(1, int(a.sum() + other.sum()))
+
+    plain = overlap(b)
+    flips = {"left to right": overlap(b[:, :, ::-1]), "head to feet": overlap(b[::-1])}
+    best = max(flips, key=lambda way: flips[way])
+    return best if flips[best] > plain + MIRROR_GAIN else None
 
 
 def matched_boxes(fixed: Lungs, moving: Lungs) -> tuple[Box, Box]:
@@ -360,7 +398,33 @@ def _from_mask(image: sitk.Image, mask: sitk.Image, name: str, mask_name: str) -
     covered = Grid.from_image(image).contains(grid.points().reshape(-1, 3)).reshape(grid.shape)
     if not (values & covered).any():
         raise InputError(f"The lung mask {mask_name} lies outside the image; give a mask of the same scan.")
-    return _describe(image, grid.image((values & covered).astype(np.uint8)), name)
+    notes = _check_inside(image, grid, values & covered, mask_name)
+    found = _describe(image, grid.image((values & covered).astype(np.uint8)), name)
+    return replace(found, notes=[*notes, *found.notes])
+
+
+def _check_inside(image: sitk.Image, grid: Grid, inside: np.ndarray, mask_name: str) -> list[str]:
+    """A note when much of a mask shows no lung; NoLungError when most of it does not."""
+    hu, _ = _sample(image, grid)
+    values = hu[inside]
+    share = float(((values > LUNG_HU[0]) & (values < LUNG_HU[1])).mean())
+    if share > MASK_SHARE_NOTED:
+        return []
+    median = float(np.median(values))
+    said = f"the median intensity inside it is {median:.4g}, and lung in CT lies near -850 HU"
+    if share > MASK_SHARE:
+        return [f"Much of the lung mask {mask_name} shows no lung: {said}."]
+    low, high = np.percentile(values, [1, 99])
+    if high - low <= 10:
+        why = "the image was scaled"
+    elif low >= 0 and 50 < median < 1024 + LUNG_HU[1]:
+        why = "the image is stored as HU + 1024"
+    else:
+        why = "the mask is inverted, or of another organ or scan"
+    raise NoLungError(
+        f"The lung mask {mask_name} is not of a lung in Hounsfield units: {said}; perhaps {why}; put "
+        "that right."
+    )
 
 
 def _describe(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
@@ -382,10 +446,13 @@ def _describe(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
     cut_low = lower - np.asarray(bounds.lower) < FINE_MM + 1e-3
     cut_high = np.asarray(bounds.upper) - upper < FINE_MM + 1e-3
     faces = [
-        word
-        for cut, words in ((cut_low, ("right", "front", "bottom")), (cut_high, ("left", "back", "top")))
-        for flag, word in zip(cut, words)
-        if flag
+        words[axis]
+        for cut, words, end in (
+            (cut_low, ("right", "front", "bottom"), 0),
+            (cut_high, ("left", "back", "top"), -1),
+        )
+        for axis in range(3)
+        if cut[axis] and _share_at(values, 2 - axis, index[axis][end]) > CUT_SHARE
     ]
     if faces:
         notes.append(
@@ -393,4 +460,10 @@ def _describe(image: sitk.Image, mask: sitk.Image, name: str) -> Lungs:
         )
     lower = np.where(cut_low, bounds.lower, lower - BOX_MARGIN_MM)
     upper = np.where(cut_high, bounds.upper, upper + BOX_MARGIN_MM)
-    return Lungs(mask, Box(lower, upper), litres, notes)
+    return Lungs(mask, Box(lower, upper), litres, notes, tuple(faces))
+
+
+def _share_at(mask: np.ndarray, axis: int, place: int) -> float:
+    """The mask's area in one slice across an axis, as a share of the largest there is."""
+    areas = mask.sum(tuple(a for a in range(3) if a != axis))
+    return float(areas[place] / areas.max())

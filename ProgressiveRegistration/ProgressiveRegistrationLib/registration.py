@@ -14,7 +14,7 @@ from .errors import InputError
 from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
-from .lungs import Lungs, find_lungs, matched_boxes
+from .lungs import Lungs, find_lungs, matched_boxes, mirrored
 from .network.field import extended_from, smoothed_field
 from .presets import DEFAULT, Preset, find_preset
 from .progress import Progress, Stop, Work
@@ -27,6 +27,9 @@ LEAST_VOXELS = 64  # of the field along each side of the lung box, however small
 SHARES = {"model": 0.3, "lungs": 1.0, "input": 0.5, "network": 1.5, "field": 1.0}
 GRID_SIZE = 128  # voxels a side of a lung box where no network says
 NAMES = ("the fixed image", "the moving image")
+
+
+MIN_BOX_GRID = 32  # for a field that is affine anyway
 
 
 class _NotGiven:
@@ -132,7 +135,8 @@ def register(
         report("lungs", 0.5, "Finding the lungs")
         moving_lungs = find_lungs(moving, mask=moving_mask, name=names[1], mask_name=mask_names[1])
         mode, *boxes = _boxes(lung_boxes, fixed_lungs, moving_lungs, fixed, moving)
-    notes = [*fixed_lungs.notes, *moving_lungs.notes, *_implausible(fixed_lungs, moving_lungs)]
+        mode, boxes, said = _or_shared(mode, boxes, fixed, moving, (fixed_lungs, moving_lungs), cancelled)
+    notes = [*fixed_lungs.notes, *moving_lungs.notes, *_implausible(fixed_lungs, moving_lungs), *said]
     size = network.card.size if network is not None else GRID_SIZE
     grids = [box.grid(size) for box in boxes]
     voxels = None
@@ -266,8 +270,44 @@ def _boxes(
     )
 
 
+def _or_shared(
+    mode: str,
+    boxes: list[Box],
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    lungs: tuple[Lungs, Lungs],
+    cancelled: Stop,
+) -> tuple[str, list[Box], list[str]]:
+    """Own boxes squeeze a part of the lungs into the whole: where the lungs leave one image only, one box
+    around both is tried beside them, and the boxes that explain the images better are taken."""
+    if mode != "own" or set(lungs[0].cut) == set(lungs[1].cut):
+        return mode, boxes, []
+    both = lungs[0].box.union(lungs[1].box)
+    if np.linalg.norm(lungs[0].box.centre - lungs[1].box.centre) > 0.5 * float(both.extent.min()):
+        return mode, boxes, []
+    from .refinement.explains import unexplained
+
+    left = []
+    for pair in (boxes, [both, both]):
+        field = _field(None, *(box.grid(MIN_BOX_GRID) for box in pair), lungs[0])
+        left.append(unexplained(fixed, moving, field, lungs[0].mask, cancelled=cancelled))
+    if left[1] >= left[0]:
+        return mode, boxes, []
+    note = (
+        "The lungs leave one of the images: one box around both (--lung-boxes shared) explains the images "
+        "better than own boxes, so it was taken; only what both images show can be registered."
+    )
+    return "shared", [both, both], [note]
+
+
 def _implausible(fixed_lungs: Lungs, moving_lungs: Lungs) -> list[str]:
-    """Sentences about boxes that two scans of one patient rarely have."""
+    """Sentences about lungs that two scans of one patient rarely have."""
+    flip = mirrored(fixed_lungs, moving_lungs)
+    if flip is not None:
+        return [
+            f"The moving lungs fit the fixed ones better when flipped {flip}: check that neither scan was "
+            "stored mirrored or upside down."
+        ]
     ratio = np.asarray(moving_lungs.box.extent) / fixed_lungs.box.extent
     if ratio.max() > 1.5 or ratio.min() < 1 / 1.5:
         return [
