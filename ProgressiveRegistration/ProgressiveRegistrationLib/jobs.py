@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from . import formats
 from .errors import InputError, NoLungError, OutputError, memory_errors
 from .files import staged_folder
+from .foreign_fields import outside_notes, reference_note
 from .geometry import Grid
 from .images import read_image, read_volume, warp_image, write_image
 from .landmarks import read_landmarks, write_landmarks
@@ -278,10 +279,11 @@ def evaluate_files(
     work = Work(EVALUATION_SHARES, progress, cancelled)
     with nullcontext() if output is None else staged_folder(output) as folder:
         with work.stage("reading", "Reading the transform and the images"):
-            mapping = read_transform(transform)
+            read_notes: list[str] = []
+            mapping = read_transform(transform, read_notes)
             back = None if inverse is None else read_transform(inverse)
             inputs = read_inputs(files)
-        notes = [*inputs.notes, *inputs.landmarks.notes]
+        notes = [*read_notes, *inputs.notes, *inputs.landmarks.notes]
         with work.stage("lungs", "Finding the fixed lungs"):
             given = files.fixed_mask is not None
             mask, note = lungs_or_note(
@@ -297,7 +299,9 @@ def evaluate_files(
                 cancelled=work.cancelled,
                 **inputs.landmarks.figures(),
             )
-        notes += _folding_notes(figures)
+        pair = inputs.landmarks
+        notes += outside_notes(mapping, pair.fixed and pair.fixed.points, mask)
+        notes += [*_other_way_notes(mapping, pair, figures), *_folding_notes(figures)]
         if folder is not None and html and inputs.moving is None:
             notes.append("There is no report.html: its pictures need the moving image (--moving).")
         report = evaluation_report(figures, str(transform))
@@ -339,9 +343,9 @@ def apply_image(
     reference_frame: int | None = None,
 ) -> list[str]:
     """Warp an image (or a label map) onto a reference image's grid and write it; returns notes."""
-    mapping = read_transform(transform)
-    read = read_volume if label else read_image
     notes: list[str] = []
+    mapping = read_transform(transform, notes)
+    read = read_volume if label else read_image
     image = read(moving, moving_series, option="--moving-series", frame=moving_frame, notes=notes)
     reference_image = read_volume(
         reference, reference_series, option="--reference-series", frame=reference_frame, notes=notes
@@ -352,7 +356,7 @@ def apply_image(
     else:
         warped = mapping.warp_image(image, grid, label=label)
     write_image(warped, output)
-    return notes
+    return notes + reference_note(mapping, grid)
 
 
 def apply_points(
@@ -376,8 +380,8 @@ def apply_points(
     for path, image, name in ((landmarks, reference, "reference"), (output, moving, "moving")):
         if image is None and Path(path).suffix.lower() == ".txt":
             raise InputError(f"{path} counts voxels (DIR-Lab); give the image that they belong to, --{name}.")
-    mapping = read_transform(transform)
     notes: list[str] = []
+    mapping = read_transform(transform, notes)
     fixed_image = moving_image = None
     if reference is not None:
         fixed_image = read_volume(
@@ -389,7 +393,7 @@ def apply_points(
         )
     points = read_landmarks(landmarks, fixed_image, columns=columns)
     write_landmarks(points.at(map_points(mapping, points.points)), output, moving_image)
-    return notes
+    return notes + outside_notes(mapping, points.points, None)
 
 
 def _finish(
@@ -428,6 +432,21 @@ def _backward_notes(forward: Registration, backward: Registration | None) -> lis
     notes = backward.notes if backward is not None else []
     return [
         f"Registering back, for inverse consistency: {note}" for note in notes if note not in forward.notes
+    ]
+
+
+def _other_way_notes(mapping: Transform, pair: LandmarkPair, figures: dict[str, Any]) -> list[str]:
+    """Where the transform makes the landmarks' error larger: what it leaves when read moving -> fixed."""
+    errors = figures.get("tre_mm")
+    if not errors or pair.moving is None or errors["after"]["mean"] <= errors["before"]["mean"]:
+        return []
+    other = np.linalg.norm(map_points(mapping, pair.moving.points) - pair.fixed.points, axis=1).mean()
+    if other >= errors["before"]["mean"]:
+        return []
+    return [
+        f"The transform makes the landmarks' error larger ({errors['before']['mean']:.2f} to "
+        f"{errors['after']['mean']:.2f} mm); read the other way round, moving to fixed, it leaves "
+        f"{other:.2f} mm. Is it the inverse? Exchange fixed and moving, or give its inverse."
     ]
 
 

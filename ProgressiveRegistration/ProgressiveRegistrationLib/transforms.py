@@ -8,10 +8,12 @@ from typing import Union
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError
+from .errors import InputError, memory_errors
 from .field import DisplacementField
-from .formats import READ_FIELD_ENDINGS
-from .images import is_dicom
+from .foreign_fields import ENDINGS as FIELD_ENDINGS
+from .foreign_fields import ItkField, read_field, refuse_known
+from .itk import quiet_itk
+from .reading.dicom import is_dicom
 
 Transform = Union[DisplacementField, sitk.Transform]
 
@@ -31,25 +33,28 @@ def map_points(transform: Transform, points: np.ndarray) -> np.ndarray:
     return np.asarray(transform.warp_points(points), float)
 
 
-def read_transform(path: str | Path) -> Transform:
+def read_transform(path: str | Path, notes: list[str] | None = None) -> Transform:
     """A displacement field, any transform that ITK reads (affine, B-spline, composite), or a DICOM
-    Deformable Spatial Registration.
+    Deformable Spatial Registration; ``notes`` gets what was done to it that a user should know.
 
     Raises
     ------
-    InputError : no such file, not a 3D ITK transform or displacement field.
+    InputError : no such file, not a 3D ITK transform or displacement field, or another program's that cannot
+        be read.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no transform file {path}.")
-    if path.name.lower().endswith(READ_FIELD_ENDINGS):
-        return DisplacementField.read(path)
+    if path.name.lower().endswith(FIELD_ENDINGS):
+        return read_field(path, [] if notes is None else notes)
     if is_dicom(path):
         from .dicom_registration import read_registration
 
         return read_registration(path)
+    refuse_known(path)
     try:
-        transform = sitk.ReadTransform(str(path))
+        with memory_errors(), quiet_itk():
+            transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise InputError(
             f"{path.name} cannot be read as an ITK transform (.h5, .tfm, .txt, .mat) or displacement field "
@@ -59,7 +64,8 @@ def read_transform(path: str | Path) -> Transform:
         raise InputError(f"{path.name} is a {transform.GetDimension()}D transform; a 3D one is needed.")
     if transform.GetTransformEnum() in (sitk.sitkDisplacementField, sitk.sitkComposite):
         try:
-            return DisplacementField.read(path)  # ours, or a plain field: it keeps its lattice
+            field = DisplacementField.read(path)  # ours, or a plain field: it keeps its lattice
+            return field if field.outside is not None else ItkField(field.grid, field.displacement)
         except InputError:
             pass
     return transform
