@@ -268,7 +268,7 @@ def phantom(
     ),
 ) -> None:
     """Make up a breathing chest: two CTs, or a 4DCT; masks, landmarks and the exact fields between them."""
-    from .files import staged_folder
+    from .files import refuse_strangers, staged_folder
 
     with staged_folder(output) as folder:
         if phases is None:
@@ -280,6 +280,7 @@ def phantom(
 
             cycle = breathing_cycle(seed, phases=phases, hysteresis=hysteresis, amplitude=amplitude)
             names = [path.name for path in write_cycle(cycle, folder)]
+        refuse_strangers(output, names)
     for name in names:
         _out.print(_plain(output / name))
 
@@ -296,7 +297,7 @@ def demo(
     quiet: bool = QUIET,
 ) -> None:
     """Register a made-up breathing chest, exhale and inhale, and write a report with its exact landmarks."""
-    from .files import staged_folder
+    from .files import refuse_strangers, staged_folder
     from .jobs import Job, register_files
     from .phantom.pair import breathing_thorax, write_pair
 
@@ -305,7 +306,8 @@ def demo(
             progress("phantom", 0.0, "Making up a breathing chest")
         # The pair comes into the folder together with the results, or not at all.
         with staged_folder(output) as folder:
-            write_pair(breathing_thorax(seed), folder)
+            names = [path.name for path in write_pair(breathing_thorax(seed), folder)]
+            refuse_strangers(output, names)
             files = PairFiles(
                 folder / "fixed.nrrd",
                 folder / "moving.nrrd",
@@ -336,6 +338,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     _typed[:] = sys.argv[1:] if arguments is None else arguments
     if arguments is None:  # called by the console script: the process is ours
         keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a console's encoding must not make a finished run a failure
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     # A batch system's polite kill is a cancellation too.
     previous = None
     try:
@@ -365,11 +370,15 @@ def _progress(quiet: bool) -> Iterator[Any]:
         yield None
         return
     if not _errors.is_terminal:
-        seen = set()
+        told = {"text": "", "fraction": -1.0}
 
         def tell(stage: str, fraction: float, text: str) -> None:
-            if stage not in seen:  # a log file gets a line a stage, not a bar
-                seen.add(stage)
+            # A log file gets a line a step, and one every tenth of the whole in long ones; no bar.
+            if (text != told["text"] and fraction - told["fraction"] >= 0.01) or (
+                fraction - told["fraction"] >= 0.1 or stage not in told
+            ):
+                told.update(text=text, fraction=fraction)
+                told[stage] = True
                 _errors.print(f"{100 * fraction:3.0f} %  {_plain(text)}")
 
         yield tell
@@ -397,6 +406,16 @@ def _show_notes(notes: List[str]) -> None:
 
 
 def _show(report: dict, as_json: bool) -> None:
+    """Print what was written; a reader that went away does not make a failure of it."""
+    try:
+        _print_report(report, as_json)
+        sys.stdout.flush()
+    except OSError:
+        # What is left in the buffer would fail again when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_report(report: dict, as_json: bool) -> None:
     if as_json:
         from .report.content import to_json
 

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,13 @@ import SimpleITK as sitk
 
 from . import formats
 from .errors import InputError, NoLungError, OutputError, memory_errors
-from .files import staged_folder
+from .files import keeping, refuse_inputs, staged_folder
 from .foreign_fields import outside_notes, reference_note
 from .geometry import Grid
 from .images import read_image, read_volume, warp_image, write_image
 from .landmarks import read_landmarks, write_landmarks
 from .lungs import find_lungs
-from .options import Options, PairFiles
+from .options import PATH, Options, PairFiles
 from .pairing import LandmarkPair, read_landmark_pair
 from .progress import Progress, Work
 from .quality import quality_figures
@@ -137,7 +137,8 @@ def register_files(
     from . import registration  # noqa: F401 (brings torch: its time is told apart)
 
     work.add({"starting": time.perf_counter() - began})
-    with staged_folder(job.output) as folder:
+    with keeping(file_paths(job.files)), staged_folder(job.output) as folder:
+        refuse_inputs(job.output, _planned(job))  # now, not after the work
         with work.stage("reading", "Reading the images"):
             inputs = read_inputs(job.files)
         result, backward = _registered(job, inputs, work)
@@ -156,7 +157,7 @@ def register_files(
         if doubt is not None:
             figures["uncertainty"] = doubt.figures
         with work.stage("writing", "Warping and writing"):
-            outputs = _write_results(job, inputs, result, figures, folder)
+            outputs = _write_results(job, inputs, result, figures, folder, work.part("writing"))
             if doubt is not None:
                 outputs[formats.UNCERTAINTY] = formats.UNCERTAINTY + job.options.image_format
                 write_image(doubt.image(), folder / outputs[formats.UNCERTAINTY])
@@ -191,6 +192,20 @@ def _uncertainty(
             device=str(choose_device(device)),
             cancelled=work.cancelled,
         )
+
+
+def file_paths(files: PairFiles) -> list[Path]:
+    """All paths that a pair names."""
+    given = (getattr(files, f.name) for f in fields(files) if f.metadata["kind"] == PATH)
+    return [path for path in given if path is not None]
+
+
+def _planned(job: Job) -> list[str]:
+    """The names that the results may get."""
+    options, end = job.options, job.options.image_format
+    names = [formats.transform_file(ending, job.transform_name) for ending in options.transform_formats]
+    names += [formats.WARPED + end, formats.WARPED_LABELS + end, f"{formats.WARPED_LANDMARKS}.mrk.json"]
+    return [*names, f"{formats.REPORT}.json", f"{formats.REPORT}.html"]
 
 
 def _registered(job: Job, inputs: Inputs, work: Work) -> tuple[Registration, Registration | None]:
@@ -229,14 +244,21 @@ def _registered(job: Job, inputs: Inputs, work: Work) -> tuple[Registration, Reg
 
 
 def _write_results(
-    job: Job, inputs: Inputs, result: Registration, figures: dict[str, Any], folder: Path
+    job: Job,
+    inputs: Inputs,
+    result: Registration,
+    figures: dict[str, Any],
+    folder: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Write transforms, warped images and landmarks; returns their names in ``folder`` by kind."""
     options, field, outputs = job.options, result.field, {}
     endings = list(dict.fromkeys(options.transform_formats))
     names = [formats.transform_file(ending, job.transform_name) for ending in endings]
     _check_room(folder, job, field.grid)
-    for name, ending in zip(names, endings):
+    tell = progress or (lambda *told: None)
+    for done, (name, ending) in enumerate(zip(names, endings)):
+        tell("writing", 0.5 * done / len(names), f"Writing {name}")
         # Field files know nothing outside their grid: let them reach over the whole fixed image.
         reach = ending in formats.FIELD_ENDINGS
         (field.covering(Grid.from_image(inputs.fixed)) if reach else field).write(folder / name)
@@ -247,6 +269,7 @@ def _write_results(
     ):
         if image is not None:
             outputs[kind] = kind + options.image_format
+            tell("writing", 0.9 if label else 0.5, f"Writing {outputs[kind]}")
             write_image(field.warp_image(image, inputs.fixed, label=label), folder / outputs[kind])
     fixed = inputs.landmarks.fixed
     if fixed is not None:
@@ -277,7 +300,8 @@ def evaluate_files(
     (``files.moving`` may be None).
     """
     work = Work(EVALUATION_SHARES, progress, cancelled)
-    with nullcontext() if output is None else staged_folder(output) as folder:
+    kept = keeping([transform, inverse, *file_paths(files)])
+    with kept, nullcontext() if output is None else staged_folder(output) as folder:
         with work.stage("reading", "Reading the transform and the images"):
             read_notes: list[str] = []
             mapping = read_transform(transform, read_notes)
@@ -355,7 +379,8 @@ def apply_image(
         warped = warp_image(image, grid, mapping, label=label)
     else:
         warped = mapping.warp_image(image, grid, label=label)
-    write_image(warped, output)
+    with keeping([transform, moving, reference]):
+        write_image(warped, output)
     return notes + reference_note(mapping, grid)
 
 
@@ -392,7 +417,8 @@ def apply_points(
             moving, moving_series, option="--moving-series", frame=moving_frame, notes=notes
         )
     points = read_landmarks(landmarks, fixed_image, columns=columns)
-    write_landmarks(points.at(map_points(mapping, points.points)), output, moving_image)
+    with keeping([transform, landmarks, reference, moving]):
+        write_landmarks(points.at(map_points(mapping, points.points)), output, moving_image)
     return notes + outside_notes(mapping, points.points, None)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, ProgressiveRegistrationError, exit_codes
+from ..files import keeping, refuse_inputs
 from ..options import BOXES, ENDING, ENDINGS, FLAG, Options, flag_of, parse
 from .pair import BatchOptions
 from .table import NEEDED, OPTIONAL, read_pairs
@@ -110,6 +111,8 @@ def run(given: argparse.Namespace, command: str) -> int:
     from .summary import summary_rows, totals
 
     pairs, notes = read_pairs(given.pairs)
+    with keeping([given.pairs]):
+        refuse_inputs(given.output, ("summary.csv", "summary.html"))
     tell = _Printer(given.quiet)
     for note in notes:
         tell(f"Note: {note}")
