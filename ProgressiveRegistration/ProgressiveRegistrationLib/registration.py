@@ -287,10 +287,16 @@ def _or_shared(
         return mode, boxes, []
     from .refinement.explains import unexplained
 
+    # Judged where both frames show lung: what only one of them shows speaks for neither.
+    grid = Grid.from_image(lungs[0].mask)
+    shown = Grid.from_image(moving).contains(grid.points()) & (sitk.GetArrayViewFromImage(lungs[0].mask) > 0)
+    if not shown.any():
+        return mode, boxes, []
+    mask = grid.image(shown.astype(np.uint8))
     left = []
     for pair in (boxes, [both, both]):
         field = _field(None, *(box.grid(MIN_BOX_GRID) for box in pair), lungs[0])
-        left.append(unexplained(fixed, moving, field, lungs[0].mask, cancelled=cancelled))
+        left.append(unexplained(fixed, moving, field, mask, cancelled=cancelled))
     if left[1] >= left[0]:
         return mode, boxes, []
     note = (

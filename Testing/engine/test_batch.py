@@ -477,3 +477,16 @@ def test_checksums_tell_files_folders_and_detached_voxels_apart(tmp_path):
     for name, part in (("i.mhd", "i.raw"), ("i.nhdr", "i.raw"), ("i.hdr", "i.img")):
         sitk.WriteImage(image, str(tmp_path / name))
         assert changes(tmp_path / name, tmp_path / part)
+
+
+def test_ids_of_any_letters_become_safe_folders_and_stay_as_they_are(tmp_path):
+    ids = ["Müller Anna 1.2", "a b", "a_b", "日本", "patient 7 (left)", "x+1"]
+    rows = "".join(f"{name},f.nrrd,m.nrrd\n" for name in ids)
+    (tmp_path / "t.csv").write_text(HEAD + rows, encoding="utf-8")
+    pairs, _ = batch_table.read_pairs(tmp_path / "t.csv")
+    assert [pair.id for pair in pairs] == ids
+    folders = [pair.folder for pair in pairs]
+    assert len(set(folders)) == len(ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", folder) for folder in folders)
+    assert folders[0].startswith("Muller_Anna_1.2-")
+    assert (folders[2], folders[5]) == ("a_b", "x+1")

@@ -46,7 +46,7 @@ def test_masks_agree_with_the_ones_that_come_with_elastix_lung(shared):
         overlap = sitk.LabelOverlapMeasuresImageFilter()
         overlap.Execute(sitk.Cast(reference, sitk.sitkUInt8), ours)
         assert overlap.GetDiceCoefficient() > 0.97
-        assert any("border" in note for note in lungs.notes)
+        assert lungs.notes == []  # what leaves through the side is the hilum, no part of the lung
 
 
 @pytest.mark.parametrize("name", ["lungdx-a0001", "ricord1a-001012"])

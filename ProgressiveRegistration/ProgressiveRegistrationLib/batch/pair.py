@@ -48,7 +48,7 @@ def job_of(pair: BatchPair, output: Path, options: BatchOptions) -> Job:
     """The pair's ``Job``: what ``register`` would do, into ``output``/id."""
     from ..jobs import Job
 
-    folder = Path(output) / pair.id
+    folder = Path(output) / pair.folder
     command = command_line(pair.files, options, folder)
     return Job(pair.files, options, folder, transform_name=pair.transform, command=command)
 
@@ -93,7 +93,7 @@ def do_pair(
     ------
     Cancelled; OutputError : not even the record can be written.
     """
-    folder = Path(output) / pair.id
+    folder = Path(output) / pair.folder
     state = Path(output) / STATE
     stop = stop_file(output)
 
@@ -105,7 +105,7 @@ def do_pair(
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror or error}.") from error
     # Another worker can be at it still: one that Dask took for lost, or that of a batch that was killed.
-    with locked(state / f"{pair.id}.lock", wait=True, cancelled=stopped):
+    with locked(state / f"{pair.folder}.lock", wait=True, cancelled=stopped):
         before = records.read_record(folder)
         work: dict[str, Any] = {"id": pair.id, "inputs": {}, "options": options.record(pair)}
         begun = False

@@ -211,8 +211,8 @@ class Cluster:
             raise
         except ImportError as error:
             sentence = f"The worker cannot import what a registration needs ({error})."
-        folder = Path(output) / pair.id
-        with locked(Path(output) / STATE / f"{pair.id}.lock", wait=True):
+        folder = Path(output) / pair.folder
+        with locked(Path(output) / STATE / f"{pair.folder}.lock", wait=True):
             forget(folder, read_record(folder))
             work = {"id": pair.id, "inputs": {}, "options": self.options.record(pair), "model": None}
             return record_failure(folder, work, {"error": sentence, "exit_code": 1})

@@ -19,6 +19,7 @@ from ..files import write_text
 from ..report import pictures
 from ..report.page import page_template
 from ..statistics import STATISTICS
+from .table import folder_name
 
 FIGURES = (
     "landmarks",
@@ -42,7 +43,9 @@ def summary_rows(records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row.update({name: figures.get(name) for name in FIGURES})
         if record["status"] == "done":
             names = record["outputs"]
-            row["report"] = f"{record['id']}/{'report.html' if 'report.html' in names else 'report.json'}"
+            row["report"] = (
+                f"{folder_name(record['id'])}/{'report.html' if 'report.html' in names else 'report.json'}"
+            )
         rows.append({name: row[name] for name in COLUMNS})
     return rows
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,6 +21,7 @@ OPTIONAL = (*(f.name for f in fields(PairFiles) if not needed(f)), "transform")
 COLUMNS = (*NEEDED, *OPTIONAL)
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+FORBIDDEN = re.compile(r'[\x00-\x1f/\\:*?"<>|]|^\.|\.$')  # in an id that is made safe
 # Windows gives these no file; the others are our own.
 TAKEN_IDS = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))} | {
     "summary.csv",
@@ -41,6 +44,11 @@ class BatchPair:
     id: str
     files: PairFiles
     transform: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name of its results' folder: the id, or one made of it (see ``folder_name``)."""
+        return folder_name(self.id)
 
 
 def read_pairs(path: str | os.PathLike) -> tuple[list[BatchPair], list[str]]:
@@ -128,7 +136,9 @@ def _pair(path: Path, line: int, header: list[str], cells: list[str]) -> BatchPa
             raise InputError(f"{path}, line {line}: the cell {name} is empty.")
     for name, taken in (("id", TAKEN_IDS), ("transform", TAKEN_NAMES)):
         text = row.get(name)
-        if text is not None and not _is_safe(text, taken):
+        can_be_made = name == "id" and text and not FORBIDDEN.search(text) and len(text) <= 100
+        safe = folder_name(text) if can_be_made else text
+        if text is not None and not _is_safe(safe, taken):
             raise InputError(
                 f"{path}, line {line}: the {name} {text!r} cannot be the name of a "
                 f"{'folder' if name == 'id' else 'file'} here; use letters, digits, '_', '-', '+' and "
@@ -148,6 +158,16 @@ def _pair(path: Path, line: int, header: list[str], cells: list[str]) -> BatchPa
         else:
             values[about.name] = parse(about, cell)
     return BatchPair(row["id"], PairFiles(**values), row.get("transform"))
+
+
+def folder_name(id: str) -> str:
+    """The id as a folder's name on any system: letters without marks, "_" for the rest, and a piece of its
+    hash, so that no two ids share one."""
+    if SAFE_NAME.fullmatch(id):
+        return id
+    plain = unicodedata.normalize("NFKD", id).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", plain).strip("_.") or "pair"
+    return f"{plain[:80]}-{hashlib.sha256(id.encode()).hexdigest()[:6]}"
 
 
 def _is_safe(name: str, taken: set[str]) -> bool:

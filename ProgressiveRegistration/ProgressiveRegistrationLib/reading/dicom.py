@@ -5,6 +5,7 @@ Positions in space decide about order, never file names, instance numbers or the
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ import SimpleITK as sitk
 from ..errors import InputError, memory_errors
 from ..itk import itk_message, quiet_itk
 
+HELD_BYTES = 64 << 20  # files up to this are read whole
 # What may tell the volumes in one series apart, most telling first.
 PHASE_TAGS = (
     "TemporalPositionIdentifier",
@@ -156,8 +158,12 @@ def _dataset(path: Path, *, pixels: bool) -> Any:
     import pydicom
 
     options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": list(HEADER)}
+    source: Any = path
+    if os.path.getsize(path) < HELD_BYTES:
+        # From a file, Python takes as much memory as a damaged element's length asks for.
+        source = io.BytesIO(path.read_bytes())
     try:
-        return pydicom.dcmread(path, force=True, **options)
+        return pydicom.dcmread(source, force=True, **options)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
