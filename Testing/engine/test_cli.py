@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from ProgressiveRegistrationLib import cli, jobs, registration
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
-from ProgressiveRegistrationLib.geometry import Box
+from ProgressiveRegistrationLib.geometry import Box, Grid
 from ProgressiveRegistrationLib.landmarks import read_landmarks, write_landmarks
 from ProgressiveRegistrationLib.network import model
 from ProgressiveRegistrationLib.options import Options, PairFiles, parse_lung_boxes
@@ -327,12 +327,14 @@ def test_every_command_chooses_series_by_the_options_it_names(capsys, folder, re
 
 
 def test_masks_and_labels_may_have_one_value_everywhere(capsys, folder, tmp_path):
-    ones = GRID.image(np.ones(GRID.shape, np.uint8))
-    sitk.WriteImage(ones, str(tmp_path / "fixed_ones.nrrd"))
-    ones.SetOrigin(np.asarray(GRID.origin) + SHIFT)
-    sitk.WriteImage(ones, str(tmp_path / "moving_ones.nrrd"))
-    masks = ["--fixed-mask", tmp_path / "fixed_ones.nrrd", "--moving-mask", tmp_path / "moving_ones.nrrd"]
-    labels = ["--moving-labels", tmp_path / "moving_ones.nrrd"]
+    inside = Grid((7, 11, 17), (5, 5, 5), (-60, -25, -40))  # a block of the right lung
+    for name, grid in (("mask", inside), ("label", GRID)):
+        ones = grid.image(np.ones(grid.shape, np.uint8))
+        sitk.WriteImage(ones, str(tmp_path / f"fixed_{name}.nrrd"))
+        ones.SetOrigin(np.asarray(grid.origin) + SHIFT)
+        sitk.WriteImage(ones, str(tmp_path / f"moving_{name}.nrrd"))
+    masks = ["--fixed-mask", tmp_path / "fixed_mask.nrrd", "--moving-mask", tmp_path / "moving_mask.nrrd"]
+    labels = ["--moving-labels", tmp_path / "moving_label.nrrd"]
     out = tmp_path / "out"
     options = [*model_options(folder), "--no-report", *masks, *labels]
     assert run(capsys, "register", *pair(folder), "-o", out, *options)[0] == 0
@@ -451,7 +453,7 @@ def test_demo_registers_a_phantom_and_reports(capsys, folder, tmp_path, small_ph
 
 def test_a_demo_that_fails_leaves_my_own_files_alone(capsys, tmp_path, small_phantom):
     (tmp_path / "fixed.nrrd").write_text("mine")
-    assert run(capsys, "demo", "-o", tmp_path, "--model", "no-such-model")[0] == 5
+    assert run(capsys, "demo", "-o", tmp_path, "--model", "no-such-model")[0] == 7
     assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [("fixed.nrrd", "mine")]
     assert run(capsys, "demo", "-o", tmp_path / "new", "--model", "no-such-model")[0] == 5
     assert [p.name for p in tmp_path.iterdir()] == ["fixed.nrrd"]
