@@ -70,7 +70,7 @@ def read_field(path: Path, notes: list[str]) -> DisplacementField:
             else:
                 headers.meta_fields(path)
             image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read as a displacement field: it is damaged, cut off or no image."
         ) from error

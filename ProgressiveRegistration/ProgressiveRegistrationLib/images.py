@@ -221,6 +221,6 @@ def read_file(
             else:
                 headers.check_room_of_other(path)
             image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as an image: it is damaged, cut off or no image.") from error
     return one_frame(image, frame, str(path), frame_option, listed=listed)

@@ -55,7 +55,7 @@ def read_transform(path: str | Path, notes: list[str] | None = None) -> Transfor
     try:
         with memory_errors(), quiet_itk():
             transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: ITK quotes bytes that are no text
         raise InputError(
             f"{path.name} cannot be read as an ITK transform (.h5, .tfm, .txt, .mat) or displacement field "
             "(.nrrd, .nii.gz, .mha)."

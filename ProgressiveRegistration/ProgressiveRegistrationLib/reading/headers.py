@@ -109,6 +109,17 @@ def meta_fields(path: Path) -> dict[str, str]:
     if not sizes or min(sizes) < 1:
         raise InputError(_unreadable(path, f"its DimSize is {fields.get('dimsize') or 'not given'}"))
     channels = _whole_numbers(fields.get("elementnumberofchannels", "1"))
+    dimensions = _whole_numbers(fields.get("ndims", ""))
+    if (
+        dimensions != [len(sizes)]
+        or not 2 <= len(sizes) <= 4
+        or len(channels) != 1
+        or not 0 < channels[0] < 1000
+    ):
+        # ITK's reader crashes on some of these
+        raise InputError(
+            _unreadable(path, f"its NDims is {fields.get('ndims') or 'not given'} and its DimSize {sizes}")
+        )
     voxel = META_BYTES.get(fields.get("elementtype", "").upper().replace("MET_", "").replace("_ARRAY", ""), 4)
     packed = fields.get("compresseddata", "false").lower() in ("true", "1")
     if fields.get("binarydata", "true").lower() in ("false", "0"):
