@@ -327,20 +327,13 @@ def _run_network(
     network: Any, fixed: sitk.Image, moving: sitk.Image, fixed_grid: Grid, moving_grid: Grid, work: Work
 ) -> np.ndarray:
     """(3, D, H, W) voxels."""
-    import torch
+    from .network.passes import answer, first_input, later_passes
 
-    from .network.input import network_input
-
-    card = network.card
+    grids = fixed_grid, moving_grid
     with work.stage("input", "Preparing the network's input"):
-        images = torch.stack(
-            [
-                network_input(im, g, card.window, card.sigma)
-                for im, g in ((fixed, fixed_grid), (moving, moving_grid))
-            ]
-        )[None]
+        images = first_input(network.card, fixed, moving, grids)
     with work.stage("network", "Running the network"):
-        voxels = network.predict(images)
+        voxels = later_passes(network, answer(network, images), fixed, moving, grids)
     if not np.isfinite(voxels).all():
         raise InputError(
             "The network gave no finite field for these images; check their intensities (HU), or use "

@@ -112,13 +112,19 @@ def export(
         help="Describe the training data as this configuration does.",
     ),
     default: bool = typer.Option(False, help="Make it the model that is used when none is named."),
+    passes: int = typer.Option(
+        1, min=1, max=4, help="How often the network looks, each time at what is left."
+    ),
+    mirrored: bool = typer.Option(False, help="Average its field with that of the mirrored pair."),
 ) -> None:
     """Turn a checkpoint into a model card and half-precision weights."""
     from .config import read_config
     from .export import export as write
 
     described = read_config(config) if config else None
-    card = write(checkpoint, name, output, version, description, described, default, typer.echo)
+    card = write(
+        checkpoint, name, output, version, description, described, default, passes, mirrored, typer.echo
+    )
     typer.echo(f"Wrote {card.path} and {card.weights}, sha256 {card.sha256}")
 
 

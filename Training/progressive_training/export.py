@@ -79,14 +79,17 @@ def export(
     description: str = "",
     config: Config | None = None,
     default: bool = False,
+    passes: int = 1,
+    mirrored: bool = False,
     report: Callable[[str], None] = print,
 ) -> ModelCard:
     """Write ``name``.json and ``name``.safetensors into ``output``.
 
     Parameters
     ----------
-    path : checkpoint. config : describes the training data in its place. report : told where a description
-        and the checkpoint's own record of its training disagree; the card then follows the record.
+    path : checkpoint. passes, mirrored : how the engine asks the model, see ``network.passes``. config :
+        describes the training data in its place. report : told where a description and the checkpoint's own
+        record of its training disagree; the card then follows the record.
 
     Raises
     ------
@@ -144,6 +147,8 @@ def export(
         sha256="",
         correlated=run.network.correlated,
         output=run.network.output,
+        passes=passes,
+        mirrored=mirrored,
         description=description,
         extra={
             "default": default,
@@ -152,7 +157,7 @@ def export(
             "optimiser": run.optimiser.name,
             "normalisation": run.network.norm,
             "weights": f"exponential average, {run.optimiser.ema}",
-            "training": "progressive" if not schedule.is_baseline else "baseline (not progressive)",
+            "training": _way(state, run),
             **({"supervision": run.similarity.measure} if run.training == "unsupervised" else {}),
             "licence_note": data.licence,
             **({} if scans is None else {"training_scans": len(scans)}),
@@ -167,6 +172,14 @@ def export(
                 name = f"outputs.{run.network.levels - 1 - level}.{part}"
                 weights[f"heads.{level - 1}.{part}"] = groups["average"][name]
     return write_model(card, own_units(weights, card.size), output)
+
+
+def _way(state: dict[str, Any], run: Config) -> str:
+    """How it was trained, in a few words."""
+    if state.get("begun_with"):
+        before = state["begun_with"]
+        return f"the weights of {before['name']} {before['version']}, trained on at {run.network.size}^3"
+    return "baseline (not progressive)" if run.build_schedule().is_baseline else "progressive"
 
 
 def own_units(weights: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:

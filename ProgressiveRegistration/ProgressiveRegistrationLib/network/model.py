@@ -18,8 +18,8 @@ from ..errors import ModelError
 from .device import choose_device, choose_precision, device_name, on_gpu_or_cpu, passed_over
 from .unet import RegistrationUNet, fold_batch_norm
 
-# 1: the paper's network. 2: a card whose network differs from it (``correlated``, ``output``), which earlier
-# programs cannot run.
+# 1: the paper's network. 2: a card whose network differs from it (``correlated``, ``output``) or is
+# asked otherwise (``passes``, ``mirrored``), which earlier programs cannot do.
 CARD_FORMAT = 2
 ENVIRONMENT = "PROGRESSIVE_REGISTRATION_MODELS"
 
@@ -39,6 +39,7 @@ class ModelCard:
     weights, sha256 : file name beside the card, and its checksum.
     correlated : levels (0 = finest) that see the images' correlation too; none in the paper.
     output : "finest", the last level's field, or "composed", the levels' fields concatenated (eq. 5).
+    passes, mirrored : how ``register`` asks it, see ``passes``; once and not in the paper.
     """
 
     name: str
@@ -58,6 +59,8 @@ class ModelCard:
     licence: str = "Apache-2.0"
     correlated: tuple[int, ...] = ()
     output: str = "finest"
+    passes: int = 1
+    mirrored: bool = False
     format: int = CARD_FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
     path: str = ""
@@ -80,11 +83,13 @@ class ModelCard:
                 f"{CARD_FORMAT}; update Progressive Registration."
             )
         known = {f.name for f in fields(cls)} - {"path"}
-        needed = known - {"description", "licence", "extra", "correlated", "output"}
+        needed = known - {"description", "licence", "extra", "correlated", "output", "passes", "mirrored"}
         missing = sorted(needed - content.keys())
         if missing:
             raise ModelError(f"The model card {path} misses {', '.join(missing)}; install the model again.")
         card = cls(**{k: v for k, v in content.items() if k in known}, path=str(path))
+        if not isinstance(card.passes, int) or not 1 <= card.passes <= 4:
+            raise ModelError(f"The model card {path} asks for {card.passes!r} passes; it must be 1 to 4.")
         if card.output_unit != "voxel":
             raise ModelError(
                 f"The model card {path} has the output unit {card.output_unit!r}; only 'voxel' is known."
@@ -306,7 +311,7 @@ def write_model(card: ModelCard, weights: dict[str, torch.Tensor], folder: str |
     )
     entries = card.to_dict()
     entries.update(weights=f"{card.name}.safetensors", sha256=hashlib.sha256(content).hexdigest())
-    plain = {"correlated": (), "output": "finest"}
+    plain = {"correlated": (), "output": "finest", "passes": 1, "mirrored": False}
     differs = [name for name, value in plain.items() if getattr(card, name) != value]
     entries = {name: value for name, value in entries.items() if name not in plain or name in differs}
     entries["format"] = 2 if differs else 1

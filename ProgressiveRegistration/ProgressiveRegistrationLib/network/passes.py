@@ -1,0 +1,64 @@
+"""Let a network look again, at the moving image as warped so far, and at the pair's mirror image.
+
+What a network misses in a first pass it sees in a second, if it was trained on small motion too; and the mean
+of the fields of a pair and of its mirror image has less of its noise. What a model gains by, its card says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+from ..geometry import Grid
+from .compose import at_displaced
+from .field import smoothed_field
+from .input import gradient_magnitude, network_input, sample_on_grid, window_to_unit
+
+
+def first_input(card: Any, fixed: sitk.Image, moving: sitk.Image, grids: tuple[Grid, Grid]) -> torch.Tensor:
+    """(1, 2, D, H, W): what the network of ``card`` sees of a pair, each image on its own grid."""
+    pair = [network_input(im, g, card.window, card.sigma) for im, g in zip((fixed, moving), grids)]
+    return torch.stack(pair)[None]
+
+
+def answer(network: Any, images: torch.Tensor) -> np.ndarray:
+    """(3, D, H, W) voxels: the network's field, or where its card says so, the mean of that and of the pair's
+    mirror image's."""
+    found = network.predict(images)
+    if not getattr(network.card, "mirrored", False):
+        return found
+    mirrored = (
+        network.predict(images.flip(-1))[..., ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None, None]
+    )
+    return (found + mirrored) / 2
+
+
+def later_passes(
+    network: Any, u: np.ndarray, fixed: sitk.Image, moving: sitk.Image, grids: tuple[Grid, Grid]
+) -> np.ndarray:
+    """The field ``u`` (3, D, H, W) of the first pass, in voxels, after those that the card asks for besides.
+
+    Each sees the moving image warped by the field so far (smoothed). Both images are averaged from a grid twice
+    as fine, so that warping blurs little. A pass's own field is applied first: T_1 o T_2.
+    """
+    card = network.card
+    if getattr(card, "passes", 1) < 2:
+        return u
+    fixed_grid = grids[0]
+    fine = []
+    for image, grid in zip((fixed, moving), grids):
+        hu = sample_on_grid(image, grid.with_spacing(np.asarray(grid.spacing) / 2))
+        fine.append(window_to_unit(torch.from_numpy(hu), card.window))
+    field = torch.from_numpy(np.array(u, np.float32))[None]
+    for _ in range(card.passes - 1):
+        field = torch.from_numpy(smoothed_field(field[0].numpy(), fixed_grid))[None]
+        finer = F.interpolate(field, scale_factor=2, mode="trilinear", align_corners=False)
+        warped = at_displaced(fine[1][None, None], finer, field.shape[2:])
+        both = F.avg_pool3d(torch.cat([fine[0][None, None], warped], 1), 2)
+        rest = torch.from_numpy(answer(network, gradient_magnitude(both, card.sigma)))[None]
+        field = rest + at_displaced(field, rest, field.shape[2:])
+    return field[0].numpy()
