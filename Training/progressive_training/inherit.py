@@ -8,6 +8,8 @@ from there.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from ProgressiveRegistrationLib.errors import ModelError
@@ -51,10 +53,13 @@ def inherit(network: ProgressiveUNet, card: ModelCard, stream: SampleStream) -> 
             f"cannot begin a network of width {shape[0]}, {shape[1]} levels and {shape[2]}^3: it must have "
             "the same, or half the width, one level more and twice the size."
         )
-    for part in network.modules():
-        if isinstance(part, torch.nn.BatchNorm3d):
-            # As if they had been averaged for long.
-            part.num_batches_tracked.fill_(int(1 / part.momentum))
+    for norm in [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)]:
+        _as_if_averaged_for_long(norm)
+
+
+def _as_if_averaged_for_long(norm: Any) -> None:
+    """Let the running statistics change no faster than ``momentum`` says."""
+    norm.num_batches_tracked.fill_(int(1 / norm.momentum))
 
 
 def _training_units(weights: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
@@ -89,14 +94,15 @@ def _take_over(unet: RegistrationUNet, weights: dict[str, torch.Tensor]) -> None
         raise ModelError(f"The model's weights hold {unexpected[0]}, which the network has not.")
     for key, part in unet.match.items():
         if f"match.{key}.weight" not in weights:
-            part.weight.zero_()
-            part.bias.zero_()
+            for parameter in part.parameters():
+                parameter.zero_()
 
 
 @torch.no_grad()
-def _fit(network: ProgressiveUNet, larger: RegistrationUNet, stream: SampleStream) -> None:
+def _fit(network: ProgressiveUNet, larger: Any, stream: SampleStream) -> None:
     """Least squares for the first block and the head, over samples that are seen in no iteration."""
-    unet, first = network.unet, network.unet.down[0][0]
+    unet: Any = network.unet
+    first = unet.down[0][0]
     training = network.training
     network.eval()
     normal = right = None
@@ -139,18 +145,18 @@ def _neighbours(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([*columns, torch.ones_like(columns[0])], 1)
 
 
-def _sum(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
+def _sum(total: Any, part: torch.Tensor) -> torch.Tensor:
     return part.double() if total is None else total + part
 
 
-def _solve(normal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _solve(normal: Any, right: Any) -> torch.Tensor:
     """Ridge regression: a little of the mean diagonal steadies it."""
     scale = torch.diag(normal).mean()
     return torch.linalg.solve(normal + RIDGE * 1e-3 * scale * torch.eye(len(normal)).double(), right).float()
 
 
 @torch.no_grad()
-def _make_identity(norm: torch.nn.BatchNorm3d, stream: SampleStream, conv: torch.nn.Conv3d) -> None:
+def _make_identity(norm: Any, stream: SampleStream, conv: torch.nn.Conv3d) -> None:
     """Running statistics of the convolution's maps over a few samples, and weights that undo them."""
     maps = torch.cat([conv(stream.sample(10**9 + k, 64, 8).images)[0].flatten(1) for k in range(4)], 1)
     norm.running_mean.copy_(maps.mean(1))

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -112,7 +113,7 @@ def prepare_unlabelled(config: Config, pair: TrainingPair) -> UnlabelledPair:
         for box, found in zip(boxes, lungs)
     ]
     soft = torch.from_numpy(np.stack(masks)).clamp(0, 1)
-    spacings = tuple(tuple((box.extent / FINE).tolist()) for box in boxes)
+    spacings: Any = tuple(tuple((box.extent / FINE).tolist()) for box in boxes)
     return UnlabelledPair(pair.name, _inputs(config, scans, boxes), soft, spacings)
 
 

@@ -114,7 +114,9 @@ def _reached(run: Path) -> int:
 
 def measure_series(series: Series, output: Path, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Judge every run at its last checkpoint (maybe before its end: the result tells)."""
-    rows, held_out, pairs, phantoms = [], {}, [], []
+    rows: list[dict[str, Any]] = []
+    held_out: dict[float, SampleStream] = {}
+    pairs, phantoms = [], []
     for name, seed, variant in series.runs():
         found = checkpoint.checkpoints(output / "runs" / name / "checkpoints")
         if not found:

@@ -40,10 +40,10 @@ def answer(network: Any, images: torch.Tensor) -> np.ndarray:
 def later_passes(
     network: Any, u: np.ndarray, fixed: sitk.Image, moving: sitk.Image, grids: tuple[Grid, Grid]
 ) -> np.ndarray:
-    """The field ``u`` (3, D, H, W) of the first pass, in voxels, after those that the card asks for besides.
+    """The field ``u`` (3, D, H, W) of the first pass, in voxels, after those that the card asks for too.
 
-    Each sees the moving image warped by the field so far (smoothed). Both images are averaged from a grid twice
-    as fine, so that warping blurs little. A pass's own field is applied first: T_1 o T_2.
+    Each sees the moving image warped by the field so far (smoothed). Both images are averaged from a grid
+    twice as fine, so that warping blurs little. A pass's own field is applied first: T_1 o T_2.
     """
     card = network.card
     if getattr(card, "passes", 1) < 2:
@@ -51,7 +51,8 @@ def later_passes(
     fixed_grid = grids[0]
     fine = []
     for image, grid in zip((fixed, moving), grids):
-        hu = sample_on_grid(image, grid.with_spacing(np.asarray(grid.spacing) / 2))
+        x, y, z = grid.spacing
+        hu = sample_on_grid(image, grid.with_spacing((x / 2, y / 2, z / 2)))
         fine.append(window_to_unit(torch.from_numpy(hu), card.window))
     field = torch.from_numpy(np.array(u, np.float32))[None]
     for _ in range(card.passes - 1):
