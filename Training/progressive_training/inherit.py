@@ -18,14 +18,14 @@ from ProgressiveRegistrationLib.network.unet import RegistrationUNet
 
 from .deformation import FINE
 from .network import ProgressiveUNet
-from .samples import COARSE_GAIN, SampleStream
+from .samples import COARSE_GAIN, Sample, SampleStream
 
 SAMPLES = 16
 RIDGE = 1e-3
 
 
 def inherit(network: ProgressiveUNet, card: ModelCard, stream: SampleStream) -> None:
-    """Take over a model's weights, in place; the network's finest level must be its last.
+    """Take over a model's weights, in place; the network's finest level must be its last, and it on the CPU.
 
     Raises
     ------
@@ -107,9 +107,9 @@ def _fit(network: ProgressiveUNet, larger: Any, stream: SampleStream) -> None:
     network.eval()
     normal = right = None
     for k in range(SAMPLES):
-        fine = stream.sample(10**9 + k, FINE, 8).images
+        fine = _sample(stream, k, FINE, 8).images
         wanted = larger.down[1][0].norm(larger.down[1][0].conv(larger.pool(larger.down[0](fine))))
-        a = _neighbours(stream.sample(10**9 + k, 64, 8).images)
+        a = _neighbours(_sample(stream, k, 64, 8).images)
         b = wanted[0].flatten(1).T
         normal, right = _sum(normal, a.T @ a), _sum(right, a.T @ b)
     solution = _solve(normal, right)
@@ -119,7 +119,7 @@ def _fit(network: ProgressiveUNet, larger: Any, stream: SampleStream) -> None:
     _make_identity(first.norm, stream, first.conv)
     normal = right = None
     for k in range(SAMPLES):
-        sample = stream.sample(10**9 + k, 64, 64)
+        sample = _sample(stream, k, 64, 64)
         a = unet.features(sample.images)[-1][0].flatten(1).T
         a = torch.cat([a, torch.ones(len(a), 1)], 1)
         weight = sample.weight.flatten()[:, None]
@@ -129,6 +129,11 @@ def _fit(network: ProgressiveUNet, larger: Any, stream: SampleStream) -> None:
     unet.out.weight.copy_(solution[:-1].T.reshape(unet.out.weight.shape))
     unet.out.bias.copy_(solution[-1])
     network.train(training)
+
+
+def _sample(stream: SampleStream, number: int, side: int, target_side: int) -> Sample:
+    """On the CPU, and one that no iteration sees."""
+    return stream.sample(10**9 + number, side, target_side).to(torch.device("cpu"))
 
 
 def _neighbours(images: torch.Tensor) -> torch.Tensor:
@@ -158,7 +163,7 @@ def _solve(normal: Any, right: Any) -> torch.Tensor:
 @torch.no_grad()
 def _make_identity(norm: Any, stream: SampleStream, conv: torch.nn.Conv3d) -> None:
     """Running statistics of the convolution's maps over a few samples, and weights that undo them."""
-    maps = torch.cat([conv(stream.sample(10**9 + k, 64, 8).images)[0].flatten(1) for k in range(4)], 1)
+    maps = torch.cat([conv(_sample(stream, k, 64, 8).images)[0].flatten(1) for k in range(4)], 1)
     norm.running_mean.copy_(maps.mean(1))
     norm.running_var.copy_(maps.var(1))
     norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))

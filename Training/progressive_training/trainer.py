@@ -256,7 +256,9 @@ class Trainer:
     def _begin_with(self, model: str) -> None:
         """Take over the weights of an exported model, see ``inherit``."""
         card = find_card(model)
-        inherit(self.plain, card, self.stream)
+        device = self.fabric.device
+        inherit(self.plain.to("cpu"), card, self.stream)
+        self.plain.to(device)
         self.average.load_state_dict(self.plain.state_dict())
         self.begun_with = {
             "name": card.name,
