@@ -22,7 +22,7 @@ from .errors import InputError
 from .field import DisplacementField
 from .files import replacing
 from .geometry import Affine, Grid
-from .images import is_dicom
+from .reading.dicom import is_dicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -23,8 +23,9 @@ import SimpleITK as sitk
 from .errors import InputError
 from .field import DisplacementField
 from .geometry import Grid
-from .images import is_dicom, read_volume
+from .images import read_volume
 from .quality import jacobian_determinant
+from .reading.dicom import is_dicom
 
 MODES = ("plain", "mass")
 PARTS = 2  # of a voxel along each axis, for the mass

@@ -230,10 +230,10 @@ def draw(
     ways = (draw_control, smooth or draw_control, draw_control)
     shrink = 1.0
     for _ in range(attempts):
-        controls = [
+        t1, t21, t22 = (
             way(rng, table[name], shrink * a) for way, name, a in zip(ways, ("t1", "t21", "t22"), amplitude)
-        ]
-        out = Deformation(*controls, box_scale, box_shift)
+        )
+        out = Deformation(t1, t21, t22, box_scale, box_shift)
         if not folds(out):
             return out
         shrink *= 0.95

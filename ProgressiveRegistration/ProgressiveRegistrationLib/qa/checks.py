@@ -362,7 +362,7 @@ def _identity(path: str) -> dict[str, str]:
     folder = Path(path)
     if not folder.is_dir():
         return {}
-    from ..images import is_dicom
+    from ..reading.dicom import is_dicom
 
     first = next((f for f in sorted(folder.iterdir()) if f.is_file() and is_dicom(f)), None)
     if first is None:

@@ -77,10 +77,8 @@ class FeaturePair:
             warp.device
         )
         w = warp.at(sample)
-        reach = torch.stack(
-            [sample.amin(0), sample.amax(0), (sample + w).amin(0), (sample + w).amax(0)]
-        ).cpu()
-        reach = reach.numpy().astype(float)
+        ends = [sample.amin(0), sample.amax(0), (sample + w).amin(0), (sample + w).amax(0)]
+        reach = torch.stack(ends).cpu().numpy().astype(float)
         outer = Box(np.minimum(reach[0], reach[2]), np.maximum(reach[1], reach[3])).grown(MOVING_MARGIN_MM)
         self.voxel_mm = max(voxel_mm, float(np.prod(outer.extent / MAX_VOXELS ** (1 / 3)) ** (1 / 3)))
         self.device = warp.device
