@@ -36,17 +36,20 @@ FIRST = 10.0  # before Slicer's own interaction
 class PageFusion(Fusion):
     """Flickers by the event loop's clock, and computes what a mode shows beside the page.
 
-    ``registration`` gives the engine's ``Registration`` of the pair shown, or None.
+    ``registration`` gives the engine's ``Registration`` of the pair, or None; ``drawn`` is called when the
+    views show something else: trame's views do not look at the slices' layers by themselves.
     """
 
-    def __init__(self, registration: Callable) -> None:
+    def __init__(self, registration: Callable, drawn: Callable) -> None:
         super().__init__()
+        self._drawn = drawn
         self._registration = registration
         self._task = self._made = self._lattice = None
 
     def make(self, compute: Callable, then: Callable) -> None:
         async def run():
             then(await asyncio.to_thread(compute))
+            self._drawn()
 
         self._made = create_task(run())
 
@@ -93,6 +96,18 @@ class PageFusion(Fusion):
         board.SetIJKToRASMatrix(mrml.vtk_matrix(mrml.RAS_LPS @ world))
         return board
 
+    def flicker(self) -> None:
+        super().flicker()
+        self._drawn()
+
+    def set_opacity(self, opacity: float) -> None:
+        super().set_opacity(opacity)
+        self._drawn()
+
+    def set_window(self, window: float, level: float) -> None:
+        super().set_window(window, level)
+        self._drawn()
+
     def show(self, *arguments) -> None:
         if self._made is not None:
             self._made.cancel()
@@ -131,7 +146,7 @@ class Views:
         # Depth peeling draws the translucent lungs; with multisampling it shows nothing in software.
         self.views[THREE_D].render_window().SetMultiSamples(0)
         self.views[THREE_D].renderer().SetUseFXAA(True)
-        self.fusion = PageFusion(registration)
+        self.fusion = PageFusion(registration, self.render)
         self._down: str | None = None
         self._tags: dict = {}
         for name in SLICES:

@@ -9,7 +9,7 @@ from pathlib import Path
 import axe_playwright_python
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 LONG = 400_000  # ms, for what computes; nothing depends on how long it takes
 SOON = 30_000  # for what only has to be drawn
@@ -48,8 +48,15 @@ class Driver:
 
     def choose(self, select: str, option: str) -> None:
         """An entry of a select by its label's and its own text."""
-        self.page.get_by_role("combobox", name=select).first.click(force=True)
-        self.page.get_by_role("option", name=option).click()
+        entry = self.page.get_by_role("option", name=option)
+        for _attempt in range(3):  # a menu does not open while a dialog is fading out
+            self.page.get_by_role("combobox", name=select).first.click(force=True)
+            try:
+                entry.click(timeout=SOON / 3)
+                return
+            except TimeoutError:
+                self.page.keyboard.press("Escape")
+        entry.click()
 
     def register(self) -> None:
         button = self.page.locator("#register")

@@ -286,6 +286,7 @@ def test_the_page_has_no_serious_accessibility_finding(tab):
     tab.settle()
     assert grave_findings(tab.page) == []
     tab.page.get_by_role("button", name="Close", exact=True).click()
+    expect(tab.page.locator(".entry").first).to_be_hidden()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1024, 768), (768, 1024)])
