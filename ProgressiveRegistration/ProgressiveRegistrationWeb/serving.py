@@ -97,6 +97,7 @@ def _serve(options: Options, folder: Path, tell) -> None:
 async def _run(server, app, options: Options) -> None:
     """Serve until SIGINT or SIGTERM; a running registration is cancelled then."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(_report)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
     serving = loop.create_task(
@@ -122,6 +123,12 @@ async def _run(server, app, options: Options) -> None:
     except (asyncio.TimeoutError, RuntimeError):
         pass  # a browser that does not let go
     serving.cancel()
+
+
+def _report(loop, context: dict) -> None:
+    """Log what a task left behind, but not that a browser's tab was closed while it was written to."""
+    if not isinstance(context.get("exception"), ConnectionResetError):
+        loop.default_exception_handler(context)
 
 
 def build(data, folder: Path, upload_limit: int):
