@@ -944,6 +944,8 @@ def test_requirements_are_read_from_the_file_and_found_here():
         "jinja2",
         "h5py",
         "matplotlib",
+        "nibabel",
+        "pydicom",
     ]
     assert installer.missing() == []
 
