@@ -40,6 +40,7 @@ SMOOTHING_MM = 4.0  # sd of the Gaussian for both HU images, inside the lungs
 VESSEL_HU = -250.0  # above it, no air to speak of: vessels, consolidation, the lungs' rim
 AIR_HU = -980.0  # below it, next to no tissue to see a change by: airways, bullae
 DEFECT = 0.6  # of the lungs' median, below which ventilation counts as a defect
+LEAST_AGREEMENT = 0.3  # rank correlation of both maps, below which neither is to be relied on
 LEAST_CHANGE = 0.03  # of the lungs' volume: less of a breath says nothing about its parts
 
 
@@ -152,6 +153,13 @@ def ventilation(
             f"The lungs' mass differs by {100 * abs(1 / factor - 1):.0f} % between the images, "
             "more than blood explains: the HU-based map is "
             "doubtful (contrast agent, another kernel, a truncated lung?)."
+        )
+    agreement, uneven = figures["correlation"], float(np.nanstd(jacobian))
+    if agreement is not None and agreement < LEAST_AGREEMENT and uneven > LEAST_CHANGE:
+        figures["notes"].append(
+            "The ventilation maps by volume change and by air do not agree (rank correlation "
+            f"{agreement:.2f}): "
+            "rely on neither; the images may be too coarse, or the breath too shallow."
         )
     return Ventilation(grid, jacobian, hu, zones, figures)
 
