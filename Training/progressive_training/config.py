@@ -55,14 +55,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """``size``: side of the grid, 128 (paper), 64 or 32. ``growth``: how a new level begins, "random"
+    """``size``: side of the grid, 128 (paper), 64 or 32; or its cells along x, y and z, each divisible by
+    2^(levels - 1). ``growth``: how a new level begins, "random"
     (paper) or "carry" (see ``growth``). ``correlated``: levels, 0 the finest, that see the images'
     correlation (none in the paper). ``output``: "finest" (paper) or "composed" (its section IV-F).
     """
 
     width: int = 8
     levels: int = 5
-    size: int = 128
+    size: Any = 128
     norm: str = "renorm"
     momentum: float = 0.01
     growth: str = "random"
@@ -262,12 +263,8 @@ class Config:
             if value < 1:
                 raise InputError(f"{key} must be at least 1; got {value}.")
         # As in a study: below 4^3 there is no image left to see motion in.
-        size, levels = self.network.size, self.network.levels
-        if size not in (32, 64, 128):
-            raise InputError(f"network.size must be 32, 64 or 128; got {size}.")
-        if size >> (levels - 1) < 4:
-            most = size.bit_length() - 2
-            raise InputError(f"network.levels must be at most {most}, for the {size}^3 grid; got {levels}.")
+        self._check_size()
+        levels = self.network.levels
         if any(not 0 < level < levels for level in self.network.correlated):
             raise InputError(
                 f"network.correlated must hold levels from 1 (0 is the finest) to {levels - 1}; got "
@@ -303,9 +300,41 @@ class Config:
         _check_description(self.data.training_data)
         return self
 
+    def _check_size(self) -> None:
+        size, levels = self.network.size, self.network.levels
+        one = isinstance(size, int) and not isinstance(size, bool)
+        sides = (size,) * 3 if one else size
+        if (
+            not isinstance(sides, (list, tuple))
+            or len(sides) != 3
+            or not all(isinstance(n, int) and not isinstance(n, bool) for n in sides)
+        ):
+            raise InputError(
+                f"network.size must be a whole number of cells, or three: along x, y and z; got {size!r}."
+            )
+        if one and size not in (32, 64, 128):
+            raise InputError(
+                f"network.size must be 32, 64 or 128, or three numbers, as in [{size}, {size}, {size}]; got "
+                f"{size}."
+            )
+        # Levels but the finest two are fed from a grid of half as many cells.
+        part = 2 ** max(1, levels - 1)
+        if any(n % part for n in sides):
+            raise InputError(
+                f"network.size must be divisible by {part} along each axis, for {levels} levels; got {size}."
+            )
+        if min(sides) >> (levels - 1) < 4:
+            most = min(sides).bit_length() - 2
+            what = f"{size}^3" if one else " x ".join(map(str, sides))
+            raise InputError(f"network.levels must be at most {most}, for the {what} grid; got {levels}.")
+        if not one and self.training == "unsupervised":
+            raise InputError("network.size must be 32, 64 or 128 where training is unsupervised.")
+
     def architecture(self) -> dict[str, Any]:
         """What a checkpoint must share with a configuration that continues it."""
-        found = {"width": self.network.width, "levels": self.network.levels, "size": self.network.size}
+        size = self.network.size
+        found: dict[str, Any] = {"width": self.network.width, "levels": self.network.levels}
+        found["size"] = size if isinstance(size, int) else list(size)
         if self.network.correlated:
             found["correlated"] = list(self.network.correlated)
         if self.network.output != "finest":

@@ -39,18 +39,28 @@ class Lattice:
     """Cells of a grid of ``size`` cells over the fine grid, with ``pad`` more on each side.
 
     Cell k has its centre at fine index ``(k + 0.5) * FINE / size - 0.5``: the mean of the fine centres in it.
+    ``size``: one number, or one along each axis (x, y, z).
     """
 
-    size: int
+    size: int | tuple[int, int, int]
     pad: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) and len(set(self.size)) == 1:
+            object.__setattr__(self, "size", int(self.size[0]))
+
+    def along(self, axis: int) -> Lattice:
+        """The cells along an axis (0 is x), as a lattice of as many along each."""
+        return self if isinstance(self.size, int) else Lattice(int(self.size[axis]), self.pad)
 
     @property
     def step(self) -> float:
-        """Fine voxels between cells."""
-        return FINE / self.size
+        """Fine voxels between cells, along the axis where they are nearest each other."""
+        return FINE / (self.size if isinstance(self.size, int) else max(self.size))
 
     @property
     def count(self) -> int:
+        """Cells along each axis; of a lattice that has as many along each."""
         return self.size + 2 * self.pad
 
     def positions(self) -> np.ndarray:
@@ -81,20 +91,22 @@ def evaluate(control: torch.Tensor, lattice: Lattice) -> torch.Tensor:
 
     ``control``: values (3, n, n, n) [component, z, y, x].
     """
-    b = basis(control.shape[-1], lattice, control.device)
-    out = torch.einsum("czyx,wx->czyw", control, b)
-    out = torch.einsum("czyw,hy->czhw", out, b)
+    bx, by, bz = (basis(control.shape[-1], lattice.along(axis), control.device) for axis in range(3))
+    out = torch.einsum("czyx,wx->czyw", control, bx)
+    out = torch.einsum("czyw,hy->czhw", out, by)
     # One plain matrix product for the last, largest axis.
     c, z, h, w = out.shape
-    return torch.matmul(b, out.reshape(c, z, h * w)).reshape(c, -1, h, w)
+    return torch.matmul(bz, out.reshape(c, z, h * w)).reshape(c, -1, h, w)
 
 
 def identity(lattice: Lattice, device: torch.device = CPU) -> torch.Tensor:
     """(3, D, H, W): the fine indices x, y, z of a lattice's cells."""
-    p = torch.from_numpy(lattice.positions().astype(np.float32)).to(device)
-    n = lattice.count
+    x, y, z = (
+        torch.from_numpy(lattice.along(axis).positions().astype(np.float32)).to(device) for axis in range(3)
+    )
+    shape = (len(z), len(y), len(x))
     return torch.stack(
-        [p.view(1, 1, n).expand(n, n, n), p.view(1, n, 1).expand(n, n, n), p.view(n, 1, 1).expand(n, n, n)]
+        [x.view(1, 1, -1).expand(shape), y.view(1, -1, 1).expand(shape), z.view(-1, 1, 1).expand(shape)]
     )
 
 
@@ -104,8 +116,13 @@ def look_up(field: torch.Tensor, lattice: Lattice, positions: torch.Tensor) -> t
 
     Beyond the (padded) lattice the border value continues.
     """
-    n = lattice.count
-    grid = (lattice.cell(positions) * (2 / n) + (1 / n - 1)).permute(1, 2, 3, 0)[None]
+    if isinstance(lattice.size, int):
+        n = lattice.count
+        where = lattice.cell(positions) * (2 / n) + (1 / n - 1)
+    else:
+        lines = [lattice.along(axis) for axis in range(3)]
+        where = torch.stack([a.cell(p) * (2 / a.count) + (1 / a.count - 1) for a, p in zip(lines, positions)])
+    grid = where.permute(1, 2, 3, 0)[None]
     return F.grid_sample(field[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
@@ -250,8 +267,8 @@ class GrydsDeformation(Deformation):
         import gryds
 
         # gryds works in fractions of the image and puts components and axes in array order (z, y, x).
-        p = lattice.positions().astype(np.float32) / FINE
-        points = np.array(np.meshgrid(p, p, p, indexing="ij"), np.float32)
+        lines = [lattice.along(axis).positions().astype(np.float32) / FINE for axis in (2, 1, 0)]
+        points = np.array(np.meshgrid(*lines, indexing="ij"), np.float32)
         out = points.reshape(3, -1)
         for control in controls:
             spline = gryds.BSplineTransformation(control.cpu().numpy()[::-1] / FINE, order=3, mode="mirror")

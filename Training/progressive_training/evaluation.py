@@ -33,7 +33,7 @@ from .config import Config
 from .dataset import prepare_data
 from .deformation import FINE
 from .losses import EVALUATION_SIDE, lung_error
-from .network import ProgressiveUNet, image_side, pool_to, predict_field, resize
+from .network import ProgressiveUNet, grid_shape, image_side, own_voxels, pool_to, predict_field, resize
 from .pairs import PreparedPair
 from .samples import COARSE_GAIN, SampleStream
 
@@ -73,7 +73,8 @@ class CheckpointModel:
         self.precision = str(self.dtype).split(".")[-1]
         name = f"{settings['name']}, iteration {self.iteration}"
         # The grid that ``register`` samples the images on.
-        size = image_side(FINE, shape["size"])
+        nominal, full = grid_shape(shape["size"])
+        size = image_side(FINE, nominal) if isinstance(shape["size"], int) else full
         self.card = SimpleNamespace(name=name, size=size, window=settings["window"], sigma=settings["sigma"])
 
     @torch.inference_mode()
@@ -90,10 +91,11 @@ class CheckpointModel:
         The lower levels were trained on the input of ``image_side``, averaged from the full grid here.
         """
         finest = self.network.side(max(i for i, a in enumerate(self.alpha) if a > 0))
-        size = self.card.size
-        images = images * COARSE_GAIN if size < FINE else images
-        field = self.predict_tensor(pool_to(images, image_side(finest, self.network.size)), size)
-        return field[0].numpy() * (size / FINE)
+        size, nominal = self.card.size, self.network.size
+        images = images * COARSE_GAIN if nominal < FINE else images
+        seen = pool_to(images, self.network.cells(image_side(finest, nominal)))
+        field = self.predict_tensor(seen, size if isinstance(size, int) else FINE)
+        return (field[0] * own_voxels(size)).numpy()
 
 
 def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +303,7 @@ def prepared(
     window: tuple[float, float],
     sigma: float,
     lung_boxes: str = "own",
-    size: int = FINE,
+    size: int | tuple[int, int, int] = FINE,
 ) -> PreparedPair:
     """A pair on grids of ``size``, for many networks in turn; ``lung_boxes`` as in ``register``."""
     lungs = [
@@ -373,7 +375,8 @@ def snapshot_errors(
         if not ready:
             ready = _prepared_pairs(pairs, model, lung_boxes, report)
         errors = {
-            p.name: p.tre(torch.from_numpy(model.predict(p.images)) * (FINE / model.card.size)) for p in ready
+            p.name: p.tre(torch.from_numpy(model.predict(p.images)) / own_voxels(model.card.size))
+            for p in ready
         }
         rows.append(
             {
@@ -405,6 +408,11 @@ def held_out_stream(config: Config, report: Callable[[str], None] = print) -> Sa
 def predictor(model: Any) -> tuple[Callable[[torch.Tensor, int], torch.Tensor], int, int]:
     """What ``held_out_errors`` needs of a ``Model``, a ``CheckpointModel`` or "none": predict, finest side
     and size."""
+    if not isinstance(model, str) and not isinstance(model.card.size, int):
+        raise InputError(
+            f"The model {model.card.name} has a grid of {' x '.join(map(str, model.card.size))}: held-out "
+            "deformations are made for 64^3 and 128^3; see the validation of its training."
+        )
     if isinstance(model, CheckpointModel):
         finest = model.network.side(max(i for i, a in enumerate(model.alpha) if a > 0))
         return model.predict_tensor, finest, model.network.size

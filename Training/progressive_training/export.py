@@ -15,6 +15,7 @@ from ProgressiveRegistrationLib.network.model import ModelCard, write_model
 from . import checkpoint
 from .config import Config, config_from_dict
 from .deformation import FINE
+from .network import grid_shape, own_voxels
 from .samples import COARSE_GAIN
 
 UNET = "unet."
@@ -50,7 +51,12 @@ def counted_steps(
     """Iterations that each level was the finest one in, and in all;
     by the schedule for checkpoints that did not count."""
     levels, iteration = run.network.levels, int(state["iteration"])
-    sides = [str(run.network.size >> (levels - 1 - i)) for i in range(levels)]
+    size = run.network.size
+    depths = range(levels - 1, -1, -1)
+    if isinstance(size, int):
+        sides = [str(size >> depth) for depth in depths]
+    else:
+        sides = ["x".join(str(n >> depth) for n in size) for depth in depths]
     planned = run.build_schedule().steps(iteration)
     counted = list(state.get("steps", planned))
     if counted != planned:
@@ -116,13 +122,14 @@ def export(
         raise InputError(
             f"The checkpoint {path} was trained on plain intensities, which the engine does not feed."
         )
-    if run.network.size not in (64, FINE):
+    nominal, _ = grid_shape(run.network.size)
+    if nominal not in (64, FINE):
         raise InputError(
             f"The checkpoint {path} is of a network of {run.network.size}^3, for studies only: the engine "
             f"runs 64^3 and {FINE}^3."
         )
     scans = state.get("scans")
-    last = [h for h in state.get("history", []) if h.get("level") == run.network.size][-1:]
+    last = [h for h in state.get("history", []) if h.get("level") == nominal][-1:]
     metrics: dict[str, Any] = {}
     if last:
         metrics["validation while training, averaged weights"] = {
@@ -136,7 +143,7 @@ def export(
         version=version,
         width=run.network.width,
         levels=run.network.levels,
-        size=run.network.size,
+        size=run.network.size if isinstance(run.network.size, int) else list(run.network.size),
         window=tuple(run.data.window) or WINDOW_HU,
         sigma=run.sampling.sigma or SIGMA,
         output_unit="voxel",
@@ -182,17 +189,20 @@ def _way(state: dict[str, Any], run: Config) -> str:
     return "baseline (not progressive)" if run.build_schedule().is_baseline else "progressive"
 
 
-def own_units(weights: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+def own_units(weights: dict[str, torch.Tensor], size: int | list[int]) -> dict[str, torch.Tensor]:
     """The weights of a network of ``size`` that takes plain gradients and answers in voxels of its own grid.
 
-    While training it is given ``COARSE_GAIN`` times the gradients, and answers in voxels of the 128 grid.
+    While training one of 64^3 is given ``COARSE_GAIN`` times the gradients, and all answer in voxels of the
+    128 grid.
     """
     if size == FINE:
         return weights
     first = "down.0.0.conv.weight"
     out = dict(weights)
-    out[first] = out[first].float() * COARSE_GAIN
+    if grid_shape(size)[0] < FINE:
+        out[first] = out[first].float() * COARSE_GAIN
+    scale = own_voxels(size)
     for name in out:
         if name.startswith(("out.", "heads.")):
-            out[name] = out[name].float() * (size / FINE)
+            out[name] = out[name].float() * scale.view(3, *([1] * (out[name].ndim - 1)))
     return out

@@ -79,7 +79,7 @@ def match_analysis(
     """
     depth = network.levels - 1 - level
     down, entry = network.unet.down[depth], network.inputs[level - 1]
-    own, lower = network.side(level), network.side(level - 1)
+    own, lower = (network.cells(network.side(at)) for at in (level, level - 1))
 
     def moments(maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         flat = torch.cat([m.float().flatten(2)[0] for m in maps], 1)

@@ -86,7 +86,8 @@ class ProgressiveUNet(nn.Module):
 
     Parameters
     ----------
-    width, levels : of the RegistrationUNet. size : side of its input (128).
+    width, levels : of the RegistrationUNet. size : side of its input: 128 (the paper's), 64 or 32; or its
+        cells along x, y and z. Levels then go by the sides that they would have in 128^3, see ``cells``.
     norm : "renorm" or "batch", see ``NORMS``. momentum : of the running averages.
     seed : of the Glorot normal initialisation; the U-Net is drawn first, so a baseline begins with the same
         weights.
@@ -98,7 +99,7 @@ class ProgressiveUNet(nn.Module):
         self,
         width: int = 8,
         levels: int = 5,
-        size: int = 128,
+        size: int | Sequence[int] = 128,
         norm: str = "renorm",
         momentum: float = 0.01,
         seed: int = 0,
@@ -106,7 +107,8 @@ class ProgressiveUNet(nn.Module):
         composed: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.levels, self.size, self.composed = width, levels, size, composed
+        self.width, self.levels, self.composed = width, levels, composed
+        self.size, self.shape = grid_shape(size)
 
         def make_norm(maps: int) -> nn.Module:
             return NORMS[norm](maps, momentum=momentum)
@@ -128,8 +130,13 @@ class ProgressiveUNet(nn.Module):
         return self.levels - 1 - level
 
     def side(self, level: int) -> int:
-        """Cells along each axis at a level."""
+        """Cells along each axis at a level, see ``cells``."""
         return self.size >> self._depth(level)
+
+    def cells(self, side: int) -> tuple[int, int, int]:
+        """(D, H, W) of the grid that has ``side`` cells along each axis where the full one is 128^3."""
+        x, y, z = (n * side // UNIT for n in self.shape)
+        return z, y, x
 
     def level_outputs(self, x: torch.Tensor, alpha: Sequence[float]) -> dict[int, torch.Tensor]:
         """The field of every level up to the finest active one: level -> (n, 3, s, s, s),
@@ -146,17 +153,18 @@ class ProgressiveUNet(nn.Module):
         for level in range(finest, -1, -1):
             depth = self._depth(level)
             if level == self.levels - 1:
-                entering = pool_to(x, self.side(level))
+                entering = pool_to(x, self.cells(self.side(level)))
             else:
                 entering = None
                 if beta[level] > 0:
-                    entering = beta[level] * self.inputs[level](pool_to(x, self.side(level)))
+                    entering = beta[level] * self.inputs[level](pool_to(x, self.cells(self.side(level))))
                 if maps is not None and gamma[level] > 0:
                     pooled = gamma[level] * self.unet.pool(maps)
                     entering = pooled if entering is None else entering + pooled
             if depth in self.unet.correlated:
-                cells = self.side(level)
-                entering = entering + self.unet.matches(pool_to(x, 2 * cells), depth, (cells,) * 3)
+                side = self.side(level)
+                finer = pool_to(x, self.cells(2 * side))
+                entering = entering + self.unet.matches(finer, depth, self.cells(side))
             maps = self.unet.down[depth](entering)
             skips[level] = maps
         fields = {}
@@ -180,7 +188,7 @@ class ProgressiveUNet(nn.Module):
         if self.composed:
             fields = dict(enumerate(concatenated(list(fields.values()), (UNIT,) * 3)))
         finest = max(i for i, a in enumerate(alpha) if a > 0)
-        target = side or self.side(finest)
+        target = self.cells(side or self.side(finest))
         total = None
         for level, field in fields.items():
             if alpha[level] > 0:
@@ -219,28 +227,48 @@ def check_alpha(alpha: Sequence[float], levels: int) -> list[float]:
     return alpha
 
 
-def pool_to(x: torch.Tensor, side: int) -> torch.Tensor:
-    """Average-pool (n, c, S, S, S) to ``side``; S must be a multiple of it."""
-    if x.shape[-1] == side:
+def grid_shape(size: int | Sequence[int]) -> tuple[int, tuple[int, int, int]]:
+    """(nominal side, cells along x, y, z of the grid that goes for 128^3) of a network's ``size``."""
+    if isinstance(size, int):
+        return size, (UNIT,) * 3
+    x, y, z = (int(n) for n in size)
+    return UNIT, (x, y, z)
+
+
+def own_voxels(size: int | Sequence[int]) -> torch.Tensor:
+    """(3, 1, 1, 1): what turns voxels of the 128 grid into those of a network's own, x, y, z."""
+    return torch.tensor(_shape(size), dtype=torch.float32).view(3, 1, 1, 1) / UNIT
+
+
+def _shape(side: int | Sequence[int]) -> tuple[int, ...]:
+    return (side,) * 3 if isinstance(side, int) else tuple(side)
+
+
+def pool_to(x: torch.Tensor, side: int | Sequence[int]) -> torch.Tensor:
+    """Average-pool (n, c, D, H, W) to ``side`` (or to (d, h, w)), a whole part of it."""
+    wanted, given = _shape(side), tuple(x.shape[2:])
+    if given == wanted:
         return x
-    factor, rest = divmod(x.shape[-1], side)
-    if factor < 1 or rest:
-        raise ValueError(f"Images of side {x.shape[-1]} cannot feed a level of side {side}.")
-    return F.avg_pool3d(x, factor)
+    factors = {divmod(a, b) for a, b in zip(given, wanted)}
+    if len(factors) > 1 or min(factors)[0] < 1 or min(factors)[1]:
+        raise ValueError(f"Images of {given} cells cannot feed a level of {wanted}.")
+    return F.avg_pool3d(x, min(factors)[0])
 
 
-def resize(field: torch.Tensor, side: int) -> torch.Tensor:
-    """Trilinear, cell-centred resampling of (n, c, s, s, s) to a larger ``side``; values keep their unit."""
-    if field.shape[-1] == side:
+def resize(field: torch.Tensor, side: int | Sequence[int]) -> torch.Tensor:
+    """Trilinear, cell-centred resampling of (n, c, D, H, W) to a larger ``side`` (or to (d, h, w)); values
+    keep their unit."""
+    wanted, given = _shape(side), tuple(field.shape[2:])
+    if given == wanted:
         return field
     if field.device.type == "cpu":
-        return F.interpolate(field, (side, side, side), mode="trilinear", align_corners=False)
+        return F.interpolate(field, wanted, mode="trilinear", align_corners=False)
     # A GPU adds up the gradients of an interpolation in any order, those of matrix products in one.
-    weights = _linear(field.shape[-1], side, field.device)
+    over_z, over_y, over_x = (_linear(a, b, field.device) for a, b in zip(given, wanted))
     with torch.autocast(field.device.type, enabled=False):
-        out = field.float() @ weights.T
-        out = weights @ out
-        return (weights @ out.flatten(3)).unflatten(3, (side, side))
+        out = field.float() @ over_x.T
+        out = over_y @ out
+        return (over_z @ out.flatten(3)).unflatten(3, wanted[1:])
 
 
 @lru_cache(maxsize=32)
@@ -259,9 +287,10 @@ def image_side(target_side: int, size: int) -> int:
 def predict_field(
     network: ProgressiveUNet, images: torch.Tensor, alpha: list[float], side: int
 ) -> torch.Tensor:
-    """The field at ``side``, in voxels of the 128 grid, whatever levels are active."""
+    """The field at ``side`` (see ``ProgressiveUNet.cells``), in voxels of the 128 grid, whatever levels are
+    active."""
     finest = network.side(max(i for i, a in enumerate(alpha) if a > 0))
-    return resize(network(images, alpha, max(finest, min(side, finest))), max(side, finest))
+    return resize(network(images, alpha, finest), network.cells(max(side, finest)))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from ProgressiveRegistrationLib.network.input import network_input, sample_on_gr
 
 from .config import Config, Pair, TrainingPair
 from .deformation import FINE, Lattice, look_up
-from .network import pool_to, resize
+from .network import grid_shape, pool_to, resize
 from .samples import COARSE_GAIN, Sample
 
 
@@ -38,7 +38,7 @@ class PreparedPair:
         """(n,) mm: |T(x) - y| for a field u (3, s, s, s) in voxels of the 128 grid."""
         index = self.fixed_grid.world_to_index(self.fixed_points)
         at = torch.from_numpy(index.T.astype(np.float32)).reshape(3, 1, 1, -1)
-        moved = index + look_up(u.float().cpu(), Lattice(u.shape[-1]), at).reshape(3, -1).T.numpy()
+        moved = index + look_up(u.float().cpu(), Lattice(tuple(u.shape[:0:-1])), at).reshape(3, -1).T.numpy()
         return np.linalg.norm(self.moving_grid.index_to_world(moved) - self.moving_points, axis=1)
 
     @property
@@ -63,7 +63,8 @@ def _inputs(config: Config, scans: list[sitk.Image], boxes: Sequence[Box]) -> to
     """(1, 2, S, S, S): the network's input for two scans in their boxes."""
     images = []
     # As ``samples.as_input`` makes them: networks of up to 64^3 never see the full grid.
-    size, gain = (FINE, 1.0) if config.network.size > 64 else (64, COARSE_GAIN)
+    nominal, shape = grid_shape(config.network.size)
+    size, gain = (shape, 1.0) if nominal > 64 else (64, COARSE_GAIN)
     for image, grid in zip(scans, (box.grid(size) for box in boxes)):
         if config.sampling.input == "gradient":
             images.append(network_input(image, grid, config.data.window, config.sampling.sigma) * gain)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def warp(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """moving(i + u(i)) for (D, H, W) and u (3, D, H, W) in fine voxels, on moving's own lattice."""
-    lattice = Lattice(moving.shape[0])
+    lattice = Lattice(tuple(moving.shape[::-1]))
     return look_up(moving[None], lattice, identity(lattice) + u)[0]
 
 
@@ -40,10 +40,11 @@ def level_maps(
     """
     from matplotlib.figure import Figure
 
-    side = sample.images.shape[-1]
-    middle = side // 2
+    side = tuple(sample.images.shape[2:])
     total = (
-        resize(total.float().cpu(), side) if total.shape[-1] < side else pool_to(total.float().cpu(), side)
+        resize(total.float().cpu(), side)
+        if total.shape[-1] < side[-1]
+        else pool_to(total.float().cpu(), side)
     )
     fixed, moving = sample.images[0]
     warped = warp(moving, total[0])
@@ -55,8 +56,7 @@ def level_maps(
             axis.axis("off")
 
     def coronal(volume: torch.Tensor) -> np.ndarray:
-        n = volume.shape[0]
-        return volume[:, n * middle // side].flip(0).numpy()
+        return volume[:, volume.shape[1] // 2].flip(0).numpy()
 
     limit = float(sample.target.abs().max())
     entries = [("true u_z", sample.target[0, 2]), ("estimated u_z", total[0, 2])]

@@ -146,7 +146,7 @@ def _along(values: ArrayLike, device: torch.device) -> torch.Tensor:
 
 
 def _to_fine(u: torch.Tensor) -> torch.Tensor:
-    """(C, 66, 66, 66) on the padded 64 lattice -> (C, 128, 128, 128), trilinear."""
+    """(C, d + 2, h + 2, w + 2) on a padded lattice -> (C, 2 d, 2 h, 2 w) on one twice as fine, trilinear."""
     up = F.interpolate(u[None], scale_factor=2, mode="trilinear", align_corners=False)[0]
     return up[:, 2:-2, 2:-2, 2:-2]
 
@@ -166,7 +166,8 @@ def _densify(image: torch.Tensor, gain: float) -> torch.Tensor:
 class SampleStream:
     """Samples by number: ``stream.sample(number, side, target_side)``.
 
-    ``name`` keeps training and validation apart: the same number gives other samples.
+    ``name`` keeps training and validation apart: the same number gives other samples. ``shape``: see
+    ``Grids``.
     """
 
     def __init__(
@@ -178,8 +179,9 @@ class SampleStream:
         phantoms: PhantomStore | None = None,
         pairs: Sequence[UnlabelledPair] = (),
         pair_share: float = 0.0,
+        shape: tuple[int, int, int] = (FINE,) * 3,
     ) -> None:
-        self.store, self.sampling, self.phantoms = store, sampling, phantoms
+        self.store, self.sampling, self.phantoms, self.shape = store, sampling, phantoms, shape
         self.pairs, self.pair_share = list(pairs), pair_share
         self.key = [int(seed), int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")]
 
@@ -190,7 +192,13 @@ class SampleStream:
             self.phantoms.kept = max(1, self.phantoms.kept // processes)
 
     @classmethod
-    def held_out(cls, store: ScanStore, sampling: Sampling, amplitude: float = 1.0) -> SampleStream:
+    def held_out(
+        cls,
+        store: ScanStore,
+        sampling: Sampling,
+        amplitude: float = 1.0,
+        shape: tuple[int, int, int] = (FINE,) * 3,
+    ) -> SampleStream:
         """The paper's fixed deformations of plain scans, in boxes of their own:
         what validation and evaluation measure on.
 
@@ -204,7 +212,7 @@ class SampleStream:
             for name, spec in TABLE_I.items()
         }
         same = replace(sampling, augmentation=plain, table=table, generator="fast")
-        return cls(store, same, 1, "validate")
+        return cls(store, same, 1, "validate", shape=shape)
 
     def sample(
         self, number: int, side: int = FINE, target_side: int | None = None, scan: int | None = None
@@ -215,13 +223,14 @@ class SampleStream:
         if self.pairs and scan is None and rng.random() < self.pair_share:
             pair = self.pairs[int(rng.integers(len(self.pairs)))]
             return pair.sample(rng, side, target_side or side, self.sampling.lung_weight)
+        grids = Grids(self.shape)
         share = self.sampling.augmentation.phantom_share
         if share and self.phantoms and scan is None and rng.random() < share:
             pair = self.phantoms[int(rng.integers(len(self.phantoms)))]
-            return make_phantom_sample(pair, rng, self.sampling, side, target_side or side)
+            return make_phantom_sample(pair, rng, self.sampling, side, target_side or side, grids)
         index = int(rng.integers(len(self.store)))
         chosen = self.store[index if scan is None else scan]
-        return make_sample(chosen, rng, self.sampling, side, target_side or side)
+        return make_sample(chosen, rng, self.sampling, side, target_side or side, grids)
 
 
 @dataclass(frozen=True)
@@ -310,8 +319,27 @@ def draw_deformation(rng: np.random.Generator, sampling: Sampling) -> Deformatio
     return out
 
 
+@dataclass(frozen=True)
+class Grids:
+    """The grids of a network whose full one has ``shape`` (x, y, z) cells, by the side that they would have
+    in 128^3."""
+
+    shape: tuple[int, int, int] = (FINE,) * 3
+
+    def lattice(self, side: int, pad: int = 0) -> Lattice:
+        return Lattice(tuple(n * side // FINE for n in self.shape), pad)
+
+
+CUBE = Grids()
+
+
 def make_sample(
-    scan: CachedScan, rng: np.random.Generator, sampling: Sampling, side: int, target_side: int
+    scan: CachedScan,
+    rng: np.random.Generator,
+    sampling: Sampling,
+    side: int,
+    target_side: int,
+    grids: Grids = CUBE,
 ) -> Sample:
     """Draw and render one sample from a scan."""
     options = sampling.augmentation
@@ -327,17 +355,17 @@ def make_sample(
     if flip:
         start[0] += step[0] * (FINE - 1)
         step[0] = -step[0]
-    lattice = Lattice(64, 1)
+    lattice = grids.lattice(64, 1)
     inner = slice(1, -1)
     u = deformation.t2_field(lattice)
     u1 = deformation.t1_field(lattice)
     both = deformation.t1_of_t2(u, lattice) - identity(lattice, device)
     if side == FINE:
-        grid = identity(Lattice(FINE), device)
+        grid = identity(grids.lattice(FINE), device)
         moving_at, fixed_at = grid + _to_fine(u1), grid + _to_fine(both)
         volume, factor = scan.volume, 1
     else:
-        grid = identity(Lattice(64), device)
+        grid = identity(grids.lattice(64), device)
         moving_at = grid + u1[:, inner, inner, inner]
         fixed_at = grid + both[:, inner, inner, inner]
         volume, factor = scan.coarse, 2
@@ -362,7 +390,7 @@ def make_sample(
         moved = fixed_at if sampling.mask_moved_with == "t1t2" else moving_at
     else:
         target = u[:, inner, inner, inner]
-        grid = identity(Lattice(64), device)
+        grid = identity(grids.lattice(64), device)
         fixed_at_target = grid + both[:, inner, inner, inner]
         moved = fixed_at_target if sampling.mask_moved_with == "t1t2" else grid + u1[:, inner, inner, inner]
     lung = sample_volume(scan.masks[:1], voxels(fixed_at_target, True))
@@ -378,7 +406,12 @@ def make_sample(
 
 
 def make_phantom_sample(
-    pair: PhantomPair, rng: np.random.Generator, sampling: Sampling, side: int, target_side: int
+    pair: PhantomPair,
+    rng: np.random.Generator,
+    sampling: Sampling,
+    side: int,
+    target_side: int,
+    grids: Grids = CUBE,
 ) -> Sample:
     """A sample from a made-up chest: either phase is fixed, each image has its own box;
     the motion is the phantom's."""
@@ -418,7 +451,7 @@ def make_phantom_sample(
         return (found - 0.5) / 2 if coarse else found
 
     coarse = side != FINE
-    grid = identity(Lattice(side), field.device)
+    grid = identity(grids.lattice(side), field.device)
     images = [
         look.apply(
             sample_volume(
@@ -429,7 +462,7 @@ def make_phantom_sample(
         for k, (scan, box) in enumerate(((fixed, boxes[0]), (moving, boxes[1])))
     ]
     rendered = max(64, target_side)
-    at = identity(Lattice(rendered), field.device)
+    at = identity(grids.lattice(rendered), field.device)
     x = world(boxes[0], at)
     spacing, origin = np.asarray(pair.truth.spacing), np.asarray(pair.truth.origin)
     y = x + sample_volume(field, linear(1 / spacing, -origin / spacing, x))

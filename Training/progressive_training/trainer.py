@@ -35,7 +35,7 @@ from .hardware import build_fabric, sampling_device, scan_memory
 from .inherit import inherit
 from .logs import Log
 from .losses import EVALUATION_SIDE, lung_error, weighted_loss
-from .network import ProgressiveUNet, image_side, pool_to, predict_field
+from .network import ProgressiveUNet, grid_shape, image_side, pool_to, predict_field
 from .pairs import prepare_pair, prepare_unlabelled
 from .phantoms import PhantomStore
 from .samples import Sample, SampleStream
@@ -104,8 +104,9 @@ class Trainer:
         memory = scan_memory(device, config.data.memory_gb)
         store = ScanStore(folders, config.data.window, memory, device)
         pairs = [prepare_unlabelled(config, p) for p in config.data.pairs]
+        _, shape = grid_shape(config.network.size)
         self.stream = SampleStream(
-            store, config.sampling, config.seed, "train", phantoms, pairs, config.data.pair_share
+            store, config.sampling, config.seed, "train", phantoms, pairs, config.data.pair_share, shape
         )
         self.scans = sorted(map(scan_name, folders)) + [
             f.name for f in (phantoms.folders if phantoms else ())
@@ -114,7 +115,7 @@ class Trainer:
         self.held_out = None
         if held_out:
             store = ScanStore(held_out, config.data.window, config.data.memory_gb, device)
-            self.held_out = SampleStream.held_out(store, config.sampling)
+            self.held_out = SampleStream.held_out(store, config.sampling, shape=shape)
         self.pairs = (
             [prepare_pair(config, p) for p in config.validation.pairs] if self.fabric.is_global_zero else []
         )
@@ -552,7 +553,7 @@ class Trainer:
                     number, image_side(finest, self.plain.size), EVALUATION_SIDE, scan=number % scans
                 )
                 field = self.predict(sample.images, max(EVALUATION_SIDE, finest))
-                error, zero = lung_error(pool_to(field, EVALUATION_SIDE), sample)
+                error, zero = lung_error(pool_to(field, self.plain.cells(EVALUATION_SIDE)), sample)
                 errors.append(error)
                 zeros.append(zero)
             result.update({"lung_error_mm": float(np.mean(errors)), "zero_field_mm": float(np.mean(zeros))})
@@ -560,7 +561,7 @@ class Trainer:
             if self._stopping():
                 return None
             side = image_side(finest, self.plain.size)
-            images = pool_to(pair.images, side)
+            images = pool_to(pair.images, self.plain.cells(side))
             result[f"tre_{pair.name}_mm"] = float(pair.tre(self.predict(images, 128)[0]).mean())
             result[f"before_{pair.name}_mm"] = float(pair.before.mean())
         return result

@@ -32,7 +32,7 @@ class ModelCard:
     ----------
     name, version : what the user chooses by, and sees in every report.
     width, levels : of the RegistrationUNet.
-    size : cells of the network's grid along each axis.
+    size : cells of the network's grid along each axis, or along x, y and z; divisible by 2**(levels - 1).
     window : HU; sigma : voxels (see ``network_input``). output_unit : always "voxel" of that grid.
     training_data : list of {name, licence, scans}. training_steps : iterations, by level or in all.
     metrics : measured figures, with their protocol in the keys.
@@ -46,7 +46,7 @@ class ModelCard:
     version: str
     width: int
     levels: int
-    size: int
+    size: int | list[int]
     window: tuple[float, float]
     sigma: float
     output_unit: str
@@ -93,6 +93,13 @@ class ModelCard:
         if card.output_unit != "voxel":
             raise ModelError(
                 f"The model card {path} has the output unit {card.output_unit!r}; only 'voxel' is known."
+            )
+        sides = card.size if isinstance(card.size, list) else [card.size] * 3
+        part = 2 ** (card.levels - 1)
+        if len(sides) != 3 or any(not isinstance(n, int) or n < part or n % part for n in sides):
+            raise ModelError(
+                f"The model card {path} has the size {card.size}, which is not divisible by {part} along "
+                f"each axis, as its {card.levels} levels need; install the model again."
             )
         return card
 
