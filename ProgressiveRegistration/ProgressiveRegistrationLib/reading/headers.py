@@ -131,6 +131,10 @@ def meta_fields(path: Path) -> dict[str, str]:
         stored = _sizes_on_disk(path, names)
     else:
         stored = _sizes_on_disk(path, _numbered(source.split()) if "%" in source else [source])
+    claimed = fields.get("compresseddatasize", "0")
+    if packed and not (claimed.isdigit() and int(claimed) <= stored):
+        why = f"its CompressedDataSize is {claimed}, and {stored} bytes are there"
+        raise InputError(_unreadable(path, why))
     _check_room(
         path,
         [*sizes, *(c for c in channels if c != 1)],
