@@ -61,10 +61,12 @@ class Lattice:
     @property
     def count(self) -> int:
         """Cells along each axis; of a lattice that has as many along each."""
+        assert isinstance(self.size, int)
         return self.size + 2 * self.pad
 
     def positions(self) -> np.ndarray:
         """(count,): fine indices of the cells' centres."""
+        assert isinstance(self.size, int)
         return (np.arange(-self.pad, self.size + self.pad) + 0.5) * self.step - 0.5
 
     def cell(self, positions: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from ProgressiveRegistrationLib.network.model import ModelCard
 from ProgressiveRegistrationLib.network.unet import RegistrationUNet
 
 from .deformation import FINE
-from .network import ProgressiveUNet
+from .network import ProgressiveUNet, grid_shape, own_voxels
 from .samples import COARSE_GAIN, Sample, SampleStream
 
 SAMPLES = 16
@@ -62,13 +62,17 @@ def _as_if_averaged_for_long(norm: Any) -> None:
     norm.num_batches_tracked.fill_(int(1 / norm.momentum))
 
 
-def _training_units(weights: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+def _training_units(weights: dict[str, torch.Tensor], size: int | list[int]) -> dict[str, torch.Tensor]:
     """The inverse of ``export.own_units``."""
+    if size == FINE:
+        return weights
+    first = "down.0.0.conv.weight"
     out = dict(weights)
-    if size < FINE:
-        out["down.0.0.conv.weight"] = out["down.0.0.conv.weight"] / COARSE_GAIN
-        for name in ("out.weight", "out.bias"):
-            out[name] = out[name] * (FINE / size)
+    if grid_shape(size)[0] < FINE:
+        out[first] = out[first] / COARSE_GAIN
+    scale = own_voxels(size)
+    for name in ("out.weight", "out.bias"):
+        out[name] = out[name] / scale.view(3, *([1] * (out[name].ndim - 1)))
     return out
 
 

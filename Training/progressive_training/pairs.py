@@ -38,7 +38,8 @@ class PreparedPair:
         """(n,) mm: |T(x) - y| for a field u (3, s, s, s) in voxels of the 128 grid."""
         index = self.fixed_grid.world_to_index(self.fixed_points)
         at = torch.from_numpy(index.T.astype(np.float32)).reshape(3, 1, 1, -1)
-        moved = index + look_up(u.float().cpu(), Lattice(tuple(u.shape[:0:-1])), at).reshape(3, -1).T.numpy()
+        x, y, z = u.shape[:0:-1]
+        moved = index + look_up(u.float().cpu(), Lattice((x, y, z)), at).reshape(3, -1).T.numpy()
         return np.linalg.norm(self.moving_grid.index_to_world(moved) - self.moving_points, axis=1)
 
     @property

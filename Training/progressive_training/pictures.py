@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def warp(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """moving(i + u(i)) for (D, H, W) and u (3, D, H, W) in fine voxels, on moving's own lattice."""
-    lattice = Lattice(tuple(moving.shape[::-1]))
+    x, y, z = moving.shape[::-1]
+    lattice = Lattice((x, y, z))
     return look_up(moving[None], lattice, identity(lattice) + u)[0]
 
 
