@@ -317,16 +317,16 @@ class Config:
                 f"network.size must be 32, 64 or 128, or three numbers, as in [{size}, {size}, {size}]; got "
                 f"{size}."
             )
+        if min(sides) >> (levels - 1) < 4:
+            most = min(sides).bit_length() - 2
+            what = f"{size}^3" if one else " x ".join(map(str, sides))
+            raise InputError(f"network.levels must be at most {most}, for the {what} grid; got {levels}.")
         # Levels but the finest two are fed from a grid of half as many cells.
         part = 2 ** max(1, levels - 1)
         if any(n % part for n in sides):
             raise InputError(
                 f"network.size must be divisible by {part} along each axis, for {levels} levels; got {size}."
             )
-        if min(sides) >> (levels - 1) < 4:
-            most = min(sides).bit_length() - 2
-            what = f"{size}^3" if one else " x ".join(map(str, sides))
-            raise InputError(f"network.levels must be at most {most}, for the {what} grid; got {levels}.")
         if not one and self.training == "unsupervised":
             raise InputError("network.size must be 32, 64 or 128 where training is unsupervised.")
 
