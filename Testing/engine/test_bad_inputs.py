@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import resource
@@ -268,7 +269,9 @@ def test_other_faults_stay_faults(folder, tmp_path, monkeypatch):
 
 
 def start(arguments: list, **more) -> subprocess.Popen:
-    """The program as its own process, as a user runs it."""
+    """The program as its own process, as a user runs it: it hears Ctrl-C, also where the tests do not."""
+    if os.name == "posix":
+        more.setdefault("preexec_fn", functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     command = [sys.executable, "-m", "ProgressiveRegistrationLib.cli", *(str(a) for a in arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **more

@@ -69,6 +69,10 @@ class Driver:
         expect(self.page.locator("#register")).to_have_text("Register", timeout=LONG)
         return self.message()
 
+    def expect_message(self, text: str) -> None:
+        """The message comes to hold this text."""
+        expect(self.page.locator("#message")).to_contain_text(text, timeout=LONG)
+
     def message(self) -> str:
         found = self.page.locator("#message")
         expect(found).to_be_visible(timeout=LONG)

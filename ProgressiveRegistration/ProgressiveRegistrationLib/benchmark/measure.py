@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,16 @@ class Cost:
     exit_code: int
 
 
+# Linux counts the memory of the process that starts another one as that one's, too: so a small one starts it.
+LAUNCHER = """
+import json, os, sys
+process = os.spawnvp(os.P_NOWAIT, sys.argv[2], sys.argv[2:])
+_, status, usage = os.wait4(process, 0)
+with open(sys.argv[1], "w") as out:
+    json.dump([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss], out)
+"""
+
+
 def measured(command: list[str], log: Path, threads: int) -> Cost:
     """Run a command with so many threads and wait for it; what it prints goes to ``log``.
 
@@ -35,19 +49,26 @@ def measured(command: list[str], log: Path, threads: int) -> Cost:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, str(threads))}
     began = time.perf_counter()
-    with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    with tempfile.TemporaryDirectory() as folder, open(log, "wb") as out:
+        usage = Path(folder) / "usage.json"
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(usage), *command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            process.wait()
         except BaseException:  # Ctrl-C
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-    process.returncode = os.waitstatus_to_exitcode(status)
+        exit_code, seconds, memory = json.loads(usage.read_text(encoding="utf-8"))
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return Cost(
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        cpu_seconds=seconds,
         wall_seconds=time.perf_counter() - began,
-        memory_bytes=usage.ru_maxrss * unit,
-        exit_code=process.returncode,
+        memory_bytes=memory * unit,
+        exit_code=exit_code,
     )
