@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from .dicom_registration import PATIENT, STUDY, pydicom_module, save_dicom
+from .dicom_registration import new_object, pydicom_module, save_dicom
 from .errors import InputError
 from .field import DisplacementField
 from .geometry import Grid
@@ -105,26 +105,12 @@ def write_structures(
     InputError : nothing inside any mask. OutputError.
     """
     pydicom_module()
-    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import generate_uid
 
     now = datetime.now()
-    out = Dataset()
-    out.file_meta = FileMetaDataset()
-    out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    out.file_meta.MediaStorageSOPClassUID = out.SOPClassUID = RTSTRUCT
-    out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID = generate_uid()
-    out.SpecificCharacterSet = "ISO_IR 192"
-    for name in (*PATIENT, *STUDY):
-        setattr(out, name, getattr(image, name, "") if image is not None else "")
-    out.StudyInstanceUID = out.StudyInstanceUID or generate_uid()
-    out.Modality, out.SeriesInstanceUID, out.SeriesNumber, out.InstanceNumber = (
-        "RTSTRUCT",
-        generate_uid(),
-        None,
-        1,
-    )
+    out = new_object(RTSTRUCT, "RTSTRUCT", image)
     out.Manufacturer, out.OperatorsName = "Progressive Registration", ""
     out.StructureSetLabel = label[:16]
     out.StructureSetDate, out.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")

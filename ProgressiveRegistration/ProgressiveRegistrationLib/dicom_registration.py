@@ -43,6 +43,29 @@ def pydicom_module() -> Any:
     return pydicom
 
 
+def new_object(sop_class: str, modality: str, image: Any) -> Any:
+    """A pydicom data set of this class, in a series of its own.
+
+    Patient and study are those of ``image`` (a header, or None).
+    """
+    pydicom_module()
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    out = Dataset()
+    out.file_meta = FileMetaDataset()
+    out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    out.file_meta.MediaStorageSOPClassUID = out.SOPClassUID = sop_class
+    out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID = generate_uid()
+    out.SpecificCharacterSet = "ISO_IR 192"
+    for name in (*PATIENT, *STUDY):
+        setattr(out, name, getattr(image, name, "") if image is not None else "")
+    out.StudyInstanceUID = out.StudyInstanceUID or generate_uid()
+    out.Modality, out.SeriesInstanceUID = modality, generate_uid()
+    out.SeriesNumber, out.InstanceNumber = None, 1
+    return out
+
+
 def first_of_series(path: str | os.PathLike) -> Dataset | None:
     """The header of a DICOM series' first file (a folder), or of a file; None where there is no DICOM."""
     path = Path(path)
@@ -76,9 +99,9 @@ def write_registration(
         OutputError.
     """
     pydicom = pydicom_module()
-    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import generate_uid
 
     if fixed is not None and moving is not None:
         ids = [str(header.get("PatientID", "")) for header in (fixed, moving)]
@@ -90,17 +113,7 @@ def write_registration(
         field = field.covering(reach)
     field = _right_handed(field)
     now = datetime.now()
-    out = Dataset()
-    out.file_meta = FileMetaDataset()
-    out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    out.file_meta.MediaStorageSOPClassUID = out.SOPClassUID = SOP_CLASS
-    out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID = generate_uid()
-    out.SpecificCharacterSet = "ISO_IR 192"
-    for name in (*PATIENT, *STUDY):
-        setattr(out, name, getattr(fixed, name, "") if fixed is not None else "")
-    if not out.StudyInstanceUID:
-        out.StudyInstanceUID = generate_uid()
-    out.Modality, out.SeriesInstanceUID, out.SeriesNumber, out.InstanceNumber = "REG", generate_uid(), None, 1
+    out = new_object(SOP_CLASS, "REG", fixed)
     out.SeriesDescription = description[:64]
     out.Manufacturer = "Progressive Registration"
     out.ManufacturerModelName, out.DeviceSerialNumber, out.SoftwareVersions = (

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from ..geometry import Box, Grid
 from ..transforms import Transform
-from .pictures import VIEW_MARGIN_MM, WINDOW_HU, itk_transform_on
+from .pictures import VIEW_MARGIN_MM, itk_transform_on, windowed
 
 SPACING_MM = 1.5  # at the finest
 MAX_VOXELS = 2_400_000  # a volume
@@ -72,21 +72,7 @@ def _lattice(fixed: sitk.Image, lung_mask: sitk.Image | None) -> Grid:
 
 def _values(image: sitk.Image, grid: Grid, transform: sitk.Transform | None = None) -> np.ndarray:
     """(z, y, x) uint8; the square root keeps the lung's dim vessels visible, as in ``pictures.overlay``."""
-    low, high = WINDOW_HU
-    out = sitk.Resample(
-        image,
-        grid.size,
-        transform or sitk.Transform(3, sitk.sitkIdentity),
-        sitk.sitkLinear,
-        grid.origin,
-        grid.spacing,
-        grid.direction,
-        low,
-        sitk.sitkFloat32,
-    )
-    return np.round(
-        255 * np.sqrt(np.clip((sitk.GetArrayViewFromImage(out) - low) / (high - low), 0, 1))
-    ).astype(np.uint8)
+    return np.round(255 * np.sqrt(windowed(image, grid, transform))).astype(np.uint8)
 
 
 def _sheet(values: np.ndarray, columns: int) -> np.ndarray:

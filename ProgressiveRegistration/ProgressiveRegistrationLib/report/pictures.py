@@ -71,10 +71,9 @@ def _fullest(index: np.ndarray) -> float:
     return float(np.flatnonzero(counts >= 0.98 * counts.max()).mean())
 
 
-def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None = None) -> np.ndarray:
-    """(h, w) in [0, 1]: ``image`` on a plane; with T, the moving image as T brings it there."""
+def windowed(image: sitk.Image, grid: Grid, transform: sitk.Transform | None = None) -> np.ndarray:
+    """(z, y, x) in [0, 1]: ``image`` in the pictures' window on a grid; with T, as T brings it there."""
     low, high = WINDOW_HU
-    grid = plane.grid
     out = sitk.Resample(
         image,
         grid.size,
@@ -86,7 +85,12 @@ def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None =
         low,
         sitk.sitkFloat32,
     )
-    return np.clip((plane.upright(sitk.GetArrayFromImage(out)) - low) / (high - low), 0, 1)
+    return np.clip((sitk.GetArrayFromImage(out) - low) / (high - low), 0, 1)
+
+
+def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None = None) -> np.ndarray:
+    """(h, w) in [0, 1]: ``image`` on a plane; with T, the moving image as T brings it there."""
+    return plane.upright(windowed(image, plane.grid, transform))
 
 
 def itk_transform(transform: Transform, planes: list[Plane]) -> sitk.Transform:
