@@ -68,6 +68,30 @@ def test_the_mirror_image_is_asked_too_and_its_field_turned_back():
     assert np.abs(u.mean((1, 2, 3)) - (shift / 2 + [0, 1, 1])).max() < 0.05
 
 
+def test_a_symmetric_card_lays_a_scan_on_itself_and_gives_the_inverse_of_the_exchanged_pair():
+    class Wavy(Cautious):
+        """Adds what it should not: a wave, the same whichever image is which."""
+
+        def predict(self, images: torch.Tensor) -> np.ndarray:
+            wave = np.sin(np.arange(SIDE) / 4).astype(np.float32)
+            return super().predict(images) + wave
+
+    shift = np.array([6.0, -4.0, 2.0])
+    network = Wavy(1.0, symmetric=True)
+    assert np.abs(registered(network, (0, 0, 0))).max() < 1e-3
+    there = registered(network, tuple(shift))
+    assert network.asked == 4
+    assert np.abs(there.mean((1, 2, 3)) - shift / 2).max() < 0.05
+
+    fixed, moving = scan(tuple(shift)), scan((0, 0, 0))
+    grids = BOX.grid(SIDE), BOX.grid(SIDE)
+    back = answer(network, first_input(network.card, fixed, moving, grids))
+    at = np.stack(np.meshgrid(*3 * [np.arange(SIDE)], indexing="ij")).astype(float) + there[::-1]
+    again = there + np.stack([ndimage.map_coordinates(b, at, order=1, mode="nearest") for b in back])
+    inside = np.s_[:, 4:-4, 4:-4, 4:-4]  # whence no point leaves the grid
+    assert np.abs(again[inside]).max() < 0.05  # voxels
+
+
 def test_a_card_without_such_wishes_is_asked_once_and_its_field_kept():
     network = Cautious(1.0)
     fixed, moving = scan((0, 0, 0)), scan((2, 0, 0))

@@ -116,6 +116,9 @@ def export(
         1, min=1, max=4, help="How often the network looks, each time at what is left."
     ),
     mirrored: bool = typer.Option(False, help="Average its field with that of the mirrored pair."),
+    symmetric: bool = typer.Option(
+        False, help="Keep what it says alike with fixed and moving exchanged; a scan lies on itself exactly."
+    ),
 ) -> None:
     """Turn a checkpoint into a model card and half-precision weights."""
     from .config import read_config
@@ -123,7 +126,17 @@ def export(
 
     described = read_config(config) if config else None
     card = write(
-        checkpoint, name, output, version, description, described, default, passes, mirrored, typer.echo
+        checkpoint,
+        name,
+        output,
+        version,
+        description,
+        described,
+        default,
+        passes,
+        mirrored,
+        symmetric,
+        typer.echo,
     )
     typer.echo(f"Wrote {card.path} and {card.weights}, sha256 {card.sha256}")
 

@@ -87,15 +87,16 @@ def export(
     default: bool = False,
     passes: int = 1,
     mirrored: bool = False,
+    symmetric: bool = False,
     report: Callable[[str], None] = print,
 ) -> ModelCard:
     """Write ``name``.json and ``name``.safetensors into ``output``.
 
     Parameters
     ----------
-    path : checkpoint. passes, mirrored : how the engine asks the model, see ``network.passes``. config :
-        describes the training data in its place. report : told where a description and the checkpoint's own
-        record of its training disagree; the card then follows the record.
+    path : checkpoint. passes, mirrored, symmetric : how the engine asks the model, see ``network.passes``.
+        config : describes the training data in its place. report : told where a description and the
+        checkpoint's own record of its training disagree; the card then follows the record.
 
     Raises
     ------
@@ -156,6 +157,7 @@ def export(
         output=run.network.output,
         passes=passes,
         mirrored=mirrored,
+        symmetric=symmetric,
         description=description,
         extra={
             "default": default,

@@ -19,8 +19,10 @@ from .device import choose_device, choose_precision, device_name, on_gpu_or_cpu,
 from .unet import RegistrationUNet, fold_batch_norm
 
 # 1: the paper's network. 2: a card whose network differs from it (``correlated``, ``output``) or is
-# asked otherwise (``passes``, ``mirrored``), which earlier programs cannot do.
+# asked otherwise (``passes``, ``mirrored``, ``symmetric``), which earlier programs cannot do.
 CARD_FORMAT = 2
+# What these are in the paper, and in a card that does not name them.
+PLAIN = {"correlated": (), "output": "finest", "passes": 1, "mirrored": False, "symmetric": False}
 ENVIRONMENT = "PROGRESSIVE_REGISTRATION_MODELS"
 
 
@@ -39,7 +41,7 @@ class ModelCard:
     weights, sha256 : file name beside the card, and its checksum.
     correlated : levels (0 = finest) that see the images' correlation too; none in the paper.
     output : "finest", the last level's field, or "composed", the levels' fields concatenated (eq. 5).
-    passes, mirrored : how ``register`` asks it, see ``passes``; once and not in the paper.
+    passes, mirrored, symmetric : how ``register`` asks it, see ``passes``; once and not in the paper.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelCard:
     output: str = "finest"
     passes: int = 1
     mirrored: bool = False
+    symmetric: bool = False
     format: int = CARD_FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
     path: str = ""
@@ -83,7 +86,7 @@ class ModelCard:
                 f"{CARD_FORMAT}; update Progressive Registration."
             )
         known = {f.name for f in fields(cls)} - {"path"}
-        needed = known - {"description", "licence", "extra", "correlated", "output", "passes", "mirrored"}
+        needed = known - {"description", "licence", "extra", *PLAIN}
         missing = sorted(needed - content.keys())
         if missing:
             raise ModelError(f"The model card {path} misses {', '.join(missing)}; install the model again.")
@@ -318,9 +321,8 @@ def write_model(card: ModelCard, weights: dict[str, torch.Tensor], folder: str |
     )
     entries = card.to_dict()
     entries.update(weights=f"{card.name}.safetensors", sha256=hashlib.sha256(content).hexdigest())
-    plain = {"correlated": (), "output": "finest", "passes": 1, "mirrored": False}
-    differs = [name for name, value in plain.items() if getattr(card, name) != value]
-    entries = {name: value for name, value in entries.items() if name not in plain or name in differs}
+    differs = [name for name, value in PLAIN.items() if getattr(card, name) != value]
+    entries = {name: value for name, value in entries.items() if name not in PLAIN or name in differs}
     entries["format"] = 2 if differs else 1
     with replacing(folder / entries["weights"]) as temporary:
         temporary.write_bytes(content)

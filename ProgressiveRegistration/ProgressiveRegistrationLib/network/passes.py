@@ -1,7 +1,9 @@
-"""Let a network look again, at the moving image as warped so far, and at the pair's mirror image.
+"""Let a network look again: at the moving image as warped so far, at the pair's mirror image, and at the pair
+with fixed and moving exchanged.
 
-What a network misses in a first pass it sees in a second, if it was trained on small motion too; and the mean
-of the fields of a pair and of its mirror image has less of its noise. What a model gains by, its card says.
+What a network misses in a first pass it sees in a second, if it was trained on small motion too; the mean of
+the fields of a pair and of its mirror image has less of its noise; and of the fields there and back, only
+what they agree on is kept, so that a scan lies on itself exactly. What a model gains by, its card says.
 """
 
 from __future__ import annotations
@@ -26,8 +28,16 @@ def first_input(card: Any, fixed: sitk.Image, moving: sitk.Image, grids: tuple[G
 
 
 def answer(network: Any, images: torch.Tensor) -> np.ndarray:
-    """(3, D, H, W) voxels: the network's field, or where its card says so, the mean of that and of the pair's
-    mirror image's."""
+    """(3, D, H, W) voxels: the network's field for ``images`` (1, 2, D, H, W), or where its card says so,
+    what that and the fields of the mirror image and of the exchanged pair have in common."""
+    found = _mirrored_too(network, images)
+    if not getattr(network.card, "symmetric", False):
+        return found
+    return symmetric_field(found, _mirrored_too(network, images.flip(1)))
+
+
+def _mirrored_too(network: Any, images: torch.Tensor) -> np.ndarray:
+    """The mean of the fields of a pair and of its mirror image, where the card asks for it."""
     found = network.predict(images)
     if not getattr(network.card, "mirrored", False):
         return found
@@ -35,6 +45,18 @@ def answer(network: Any, images: torch.Tensor) -> np.ndarray:
         network.predict(images.flip(-1))[..., ::-1] * np.array([-1, 1, 1], np.float32)[:, None, None, None]
     )
     return (found + mirrored) / 2
+
+
+def symmetric_field(there: np.ndarray, back: np.ndarray, iterations: int = 3) -> np.ndarray:
+    """The u with u(x) = (there(x) - back(x + u(x))) / 2, all (3, D, H, W) in voxels, by iteration.
+
+    With the arguments exchanged it gives the inverse transform, and of one scan with itself nothing.
+    """
+    first, second = (torch.from_numpy(np.ascontiguousarray(f, np.float32))[None] for f in (there, back))
+    u = first
+    for _ in range(iterations):
+        u = (first - at_displaced(second, u, first.shape[2:])) / 2
+    return u[0].numpy()
 
 
 def later_passes(
