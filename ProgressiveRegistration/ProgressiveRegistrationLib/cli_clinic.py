@@ -80,53 +80,64 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
     @cli.guarded
     def dose(
         result: Path = typer.Argument(
-            ..., metavar="RESULT", help="Folder that `sequence` wrote.", show_default=False
+            ...,
+            metavar="RESULT",
+            help="Folder that `sequence` wrote; or a transform, whose images are then to be given.",
+            show_default=False,
         ),
         doses: List[Path] = typer.Argument(
             ...,
             metavar="DOSES...",
             help="A dose for each phase in their order (image in Gy or RTDOSE), or one for all: the "
-            "same place in the room.",
+            "same place in the room. With a transform: one dose on the moving image.",
             show_default=False,
         ),
-        output: Path = typer.Option(..., "--output", "-o", help="Image to write, Gy.", show_default=False),
+        output: Path = typer.Option(
+            ..., "--output", "-o", help="Image to write, Gy; .dcm: an RTDOSE.", show_default=False
+        ),
         mode: str = typer.Option("plain", help="plain: dose at the same tissue; mass: energy over mass."),
         weight: Optional[List[float]] = typer.Option(
             None, help="Share of the time of each phase (repeatable). [even]"
         ),
+        fixed: Optional[Path] = typer.Option(
+            None, help="With a transform: its fixed CT, on whose grid the dose is written."
+        ),
+        moving: Optional[Path] = typer.Option(None, help="With a transform, for mass: its moving CT."),
     ) -> None:
-        """Sum the dose of all phases on the reference phase, along the fields of a sequence."""
+        """Sum the dose of all phases on the reference phase, along the fields of a sequence; or warp one
+        dose along one transform.
+        """
         import SimpleITK as sitk
 
         from .dose import MODES, PhaseDose, read_dose, sum_doses
-        from .field import DisplacementField
-        from .geometry import Grid
         from .images import write_image
-        from .sequence.steps import read_result
 
         if mode not in MODES:
             raise InputError(f"There is no way {mode} to warp a dose; choose {' or '.join(MODES)}.")
-        report, phases = read_result(result)
-        if len(doses) not in (1, len(phases)):
-            raise InputError(
-                f"{len(doses)} doses were given for {len(phases)} phases; give one for each, or one for all."
+        if result.is_file() and result.suffix.lower() != ".json":
+            name, parts, image, path = _dose_of_pair(result, doses, mode, fixed, moving)
+        else:
+            name, parts, image, path = _doses_of_sequence(result, doses, mode, weight)
+        read = {file: read_dose(file) for file in set(doses)}
+        total = sum_doses([PhaseDose(read[file], *rest) for file, *rest in parts], image, mode)
+        if output.suffix.lower() == ".dcm":
+            from .dicom_registration import first_of_series
+            from .rtdose import write_rtdose
+
+            what = f"{mode}, " + (
+                f"mean of {len(parts)} phases on {name}" if len(parts) > 1 else f"on {name}"
             )
-        if weight and len(weight) != len(phases):
-            raise InputError(f"{len(weight)} weights were given for {len(phases)} phases; give one for each.")
-        read = [read_dose(path) for path in doses]
-        parts, grid = [], None
-        for k, phase in enumerate(phases):
-            reference = phase.name == report["reference"]
-            image = phase.image() if mode == "mass" or reference else None
-            grid = Grid.from_image(image) if reference and image is not None else grid
-            field = None if reference else DisplacementField.read(Path(result) / f"field_{phase.name}.nrrd")
-            parts.append(PhaseDose(read[k % len(read)], field, image, weight[k] if weight else 1.0))
-        if grid is None:
-            raise InputError(f"{result} does not say which phase is the reference; run sequence again.")
-        total = sum_doses(parts, grid, mode)
-        write_image(total, output)
+            write_rtdose(
+                total,
+                output,
+                image=first_of_series(path),
+                source=first_of_series(doses[0]),
+                comment=what,
+            )
+        else:
+            write_image(total, output)
         values = sitk.GetArrayViewFromImage(total)
-        cli._out.print(f"Dose on {cli._plain(report['reference'])}, {mode}: largest {values.max():.2f} Gy")
+        cli._out.print(f"Dose on {cli._plain(name)}, {mode}: largest {values.max():.2f} Gy")
         cli._out.print(cli._plain(output))
 
     @app.command(epilog=epilog)
@@ -148,7 +159,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
     ) -> None:
         """Carry RT structures from the moving to the fixed image."""
         from .contours import read_structures, warp_structure, write_structures
-        from .dicom_registration import first_of_series
+        from .dicom_registration import headers_of_series
         from .field import DisplacementField
         from .geometry import Grid
         from .images import read_image, write_image
@@ -163,7 +174,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             for name, mask in read_structures(structures, source).items()
         }
         if output.suffix.lower() == ".dcm":
-            write_structures(masks, output, image=first_of_series(fixed))
+            write_structures(masks, output, images=headers_of_series(fixed))
         else:
             import numpy as np
             import SimpleITK as sitk
@@ -254,3 +265,55 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         cli._out.print(table)
         for path in paths:
             cli._out.print(cli._plain(path))
+
+
+def _doses_of_sequence(
+    result: Path, doses: list[Path], mode: str, weight: list[float] | None
+) -> tuple[str, list[tuple[Any, ...]], Any, Path]:
+    """The reference's name, a phase each (file of the dose, field, CT, weight), the reference's grid, its
+    path.
+    """
+    from .field import DisplacementField
+    from .geometry import Grid
+    from .sequence.steps import read_result
+
+    report, phases = read_result(result)
+    if len(doses) not in (1, len(phases)):
+        raise InputError(
+            f"{len(doses)} doses were given for {len(phases)} phases; give one for each, or one for all."
+        )
+    if weight and len(weight) != len(phases):
+        raise InputError(f"{len(weight)} weights were given for {len(phases)} phases; give one for each.")
+    parts: list[tuple[Any, ...]] = []
+    grid, path = None, None
+    for k, phase in enumerate(phases):
+        reference = phase.name == report["reference"]
+        image = phase.image() if mode == "mass" or reference else None
+        if reference and image is not None:
+            grid, path = Grid.from_image(image), phase.path
+        field = None if reference else DisplacementField.read(result / f"field_{phase.name}.nrrd")
+        parts.append((doses[k % len(doses)], field, image, weight[k] if weight else 1.0))
+    if grid is None or path is None:
+        raise InputError(f"{result} does not say which phase is the reference; run sequence again.")
+    return report["reference"], parts, grid, path
+
+
+def _dose_of_pair(
+    transform: Path, doses: list[Path], mode: str, fixed: Path | None, moving: Path | None
+) -> tuple[str, list[tuple[Any, ...]], Any, Path]:
+    """As ``_doses_of_sequence``, for one transform."""
+    from .field import DisplacementField
+    from .geometry import Grid
+    from .images import read_image
+    from .transforms import read_transform
+
+    if len(doses) != 1:
+        raise InputError(f"{len(doses)} doses were given with one transform; give one.")
+    if fixed is None or (mode == "mass" and moving is None):
+        wanted = "--fixed" if fixed is None else "--moving, whose density weighs the dose"
+        raise InputError(f"{transform} is a transform; give its image too: {wanted}.")
+    mapping, grid = read_transform(transform), Grid.from_image(read_image(fixed))
+    if not isinstance(mapping, DisplacementField):
+        mapping = DisplacementField.from_transform(mapping, grid)
+    image = read_image(moving) if moving is not None and mode == "mass" else None
+    return fixed.name, [(doses[0], mapping, image, 1.0)], grid, fixed

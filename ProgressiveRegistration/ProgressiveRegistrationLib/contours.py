@@ -8,7 +8,7 @@ contours in the other image's slices. Read and written with pydicom.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from .dicom_registration import new_object, pydicom_module, save_dicom
+from .dicom_registration import new_object, pydicom_module, reference_to, save_dicom
 from .errors import InputError
 from .field import DisplacementField
 from .geometry import Grid
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
+IN_PLANE_MM = 0.1
+ON_LINE = 0.01  # voxels, within which an outline goes through a voxel's centre
 COLOURS = ((217, 115, 26), (47, 127, 196), (63, 143, 95), (141, 95, 176), (179, 38, 30), (214, 163, 0))
 
 
@@ -94,11 +97,13 @@ def write_structures(
     masks: Mapping[str, sitk.Image],
     path: str | os.PathLike,
     *,
-    image: Dataset | None = None,
+    images: Sequence[Dataset] = (),
     label: str = "Registered",
 ) -> None:
-    """Write masks (one grid) as RTSTRUCT with closed planar contours; ``image``: header of the series they
-    belong to.
+    """Write masks (one grid) as RTSTRUCT with closed planar contours.
+
+    ``images``: headers of the series to which they belong (``headers_of_series``): patient, study and frame
+    of reference are theirs, and every contour names its slice.
 
     Raises
     ------
@@ -106,36 +111,29 @@ def write_structures(
     """
     pydicom_module()
     from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
+    from pydicom.sequence import Sequence as Items
     from pydicom.uid import generate_uid
 
     now = datetime.now()
+    image = images[0] if images else None
     out = new_object(RTSTRUCT, "RTSTRUCT", image)
     out.Manufacturer, out.OperatorsName = "Progressive Registration", ""
     out.StructureSetLabel = label[:16]
     out.StructureSetDate, out.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     frame = getattr(image, "FrameOfReferenceUID", None) or generate_uid()
-    out.FrameOfReferenceUID = frame
+    out.FrameOfReferenceUID, out.PositionReferenceIndicator = frame, ""
     reference = Dataset()
     reference.FrameOfReferenceUID = frame
     if image is not None:
         study, series = Dataset(), Dataset()
-        study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = (
-            "1.2.840.10008.3.1.2.3.1",
-            image.StudyInstanceUID,
-        )
+        study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = STUDY_CLASS, image.StudyInstanceUID
         series.SeriesInstanceUID = image.SeriesInstanceUID
-        instance = Dataset()
-        instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = (
-            image.SOPClassUID,
-            image.SOPInstanceUID,
-        )
-        series.ContourImageSequence = Sequence([instance])
-        study.RTReferencedSeriesSequence = Sequence([series])
-        reference.RTReferencedStudySequence = Sequence([study])
-    out.ReferencedFrameOfReferenceSequence = Sequence([reference])
+        series.ContourImageSequence = Items([reference_to(header) for header in images])
+        study.RTReferencedSeriesSequence = Items([series])
+        reference.RTReferencedStudySequence = Items([study])
+    out.ReferencedFrameOfReferenceSequence = Items([reference])
     out.StructureSetROISequence, out.ROIContourSequence, out.RTROIObservationsSequence = (
-        Sequence([]) for _ in range(3)
+        Items([]) for _ in range(3)
     )
     for number, (name, mask) in enumerate(masks.items(), 1):
         contours = _contours(mask)
@@ -143,9 +141,12 @@ def write_structures(
         roi.ROINumber, roi.ReferencedFrameOfReferenceUID, roi.ROIName = number, frame, name[:64]
         roi.ROIGenerationAlgorithm = "AUTOMATIC"
         shown.ReferencedROINumber, shown.ROIDisplayColor = number, list(COLOURS[(number - 1) % len(COLOURS)])
-        shown.ContourSequence = Sequence([])
+        shown.ContourSequence = Items([])
         for points in contours:
             contour = Dataset()
+            shown_on = _slice_of(points, images)
+            if shown_on is not None:
+                contour.ContourImageSequence = Items([reference_to(shown_on)])
             contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
             contour.ContourData = [f"{v:.3f}" for v in points.ravel()]
             shown.ContourSequence.append(contour)
@@ -159,11 +160,21 @@ def write_structures(
     save_dicom(out, path)
 
 
+def _slice_of(points: np.ndarray, images: Sequence[Dataset]) -> Dataset | None:
+    """The header of the slice in whose plane LPS points (n, 3) lie, within 0.1 mm; None where none is."""
+    for header in images:
+        axes = np.reshape([float(v) for v in header.ImageOrientationPatient], (2, 3))
+        away = (points - [float(v) for v in header.ImagePositionPatient]) @ np.cross(*axes)
+        if np.abs(away).max() < IN_PLANE_MM:
+            return header
+    return None
+
+
 def _filled(contours: list[np.ndarray], grid: Grid, name: str) -> np.ndarray:
     """(z, y, x) uint8."""
     from matplotlib.path import Path as Polygon
 
-    out = np.zeros(grid.shape, bool)
+    out, on_line = np.zeros((2, *grid.shape), bool)
     x, y = np.meshgrid(np.arange(grid.size[0]), np.arange(grid.size[1]))
     pixels = np.stack([x.ravel(), y.ravel()], 1)
     for points in contours:
@@ -178,10 +189,14 @@ def _filled(contours: list[np.ndarray], grid: Grid, name: str) -> np.ndarray:
         low = np.floor(index[:, :2].min(0)).astype(int)
         high = np.ceil(index[:, :2].max(0)).astype(int)
         near = np.all((pixels >= low) & (pixels <= high), axis=1)
-        inside = np.zeros(len(pixels), bool)
-        inside[near] = Polygon(index[:, :2]).contains_points(pixels[near])
+        inside, line = np.zeros((2, len(pixels)), bool)
+        polygon = Polygon(index[:, :2])
+        a, b = (polygon.contains_points(pixels[near], radius=r) for r in (ON_LINE, -ON_LINE))
+        inside[near], line[near] = a & b, a ^ b
         out[k] ^= inside.reshape(out[k].shape)
-    return out.astype(np.uint8)
+        on_line[k] |= line.reshape(out[k].shape)
+    # outlines traced from a mask often go through the outermost voxels' centres, holes' outlines too
+    return (out | on_line).astype(np.uint8)
 
 
 def _contours(mask: sitk.Image) -> list[np.ndarray]:

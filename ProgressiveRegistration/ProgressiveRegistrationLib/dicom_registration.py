@@ -76,6 +76,32 @@ def first_of_series(path: str | os.PathLike) -> Dataset | None:
     return None
 
 
+def headers_of_series(path: str | os.PathLike) -> list[Dataset]:
+    """The headers of all files of a folder that belong to the series of its first DICOM file, by their
+    positions along it; empty where there is no DICOM.
+    """
+    first = first_of_series(path)
+    if first is None:
+        return []
+    if not Path(path).is_dir() or "ImageOrientationPatient" not in first:
+        return [first]
+    read = pydicom_module().dcmread
+    files = [file for file in sorted(Path(path).iterdir()) if file.is_file() and is_dicom(file)]
+    headers = [read(file, stop_before_pixels=True) for file in files]
+    normal = np.cross(*np.reshape([float(v) for v in first.ImageOrientationPatient], (2, 3)))
+    same = [h for h in headers if h.get("SeriesInstanceUID") == first.get("SeriesInstanceUID")]
+    return sorted(same, key=lambda h: float(normal @ [float(v) for v in h.ImagePositionPatient]))
+
+
+def reference_to(header: Dataset) -> Dataset:
+    """An item that names the object of a header."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    return item
+
+
 def write_registration(
     field: DisplacementField,
     path: str | os.PathLike,
@@ -111,7 +137,7 @@ def write_registration(
             )
     if reach is not None:
         field = field.covering(reach)
-    field = _right_handed(field)
+    field = DisplacementField(*reversed(right_handed(field.displacement, field.grid)))
     now = datetime.now()
     out = new_object(SOP_CLASS, "REG", fixed)
     out.SeriesDescription = description[:64]
@@ -133,11 +159,13 @@ def write_registration(
     item.RegistrationTypeCodeSequence = Sequence(
         [_code(pydicom, "125024", "DCM", "Image Content-based Alignment")]
     )
+    if moving is not None:
+        item.ReferencedImageSequence = Sequence([reference_to(moving)])
     lattice = Dataset()
     grid = field.grid
-    lattice.ImagePositionPatient = [_decimal(v) for v in grid.origin]
+    lattice.ImagePositionPatient = [decimal(v) for v in grid.origin]
     axes = np.reshape(grid.direction, (3, 3))
-    lattice.ImageOrientationPatient = [_decimal(v) for v in (*axes[:, 0], *axes[:, 1])]
+    lattice.ImageOrientationPatient = [decimal(v) for v in (*axes[:, 0], *axes[:, 1])]
     lattice.GridDimensions = list(grid.size)
     lattice.GridResolution = list(grid.spacing)
     lattice.VectorGridData = np.ascontiguousarray(field.displacement, "<f4").tobytes()
@@ -147,12 +175,7 @@ def write_registration(
         if header is not None and "SeriesInstanceUID" in header:
             series = Dataset()
             series.SeriesInstanceUID = header.SeriesInstanceUID
-            instance = Dataset()
-            instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = (
-                header.SOPClassUID,
-                header.SOPInstanceUID,
-            )
-            series.ReferencedInstanceSequence = Sequence([instance])
+            series.ReferencedInstanceSequence = Sequence([reference_to(header)])
             if keyword == "fixed" or getattr(moving, "StudyInstanceUID", "") == out.StudyInstanceUID:
                 out.setdefault("ReferencedSeriesSequence", Sequence([]))
                 out.ReferencedSeriesSequence.append(series)
@@ -227,17 +250,16 @@ def read_registration(path: str | os.PathLike) -> DisplacementField:
     return DisplacementField(grid, u)
 
 
-def _right_handed(field: DisplacementField) -> DisplacementField:
-    """The same field on a lattice whose third axis is the cross product of the others, as DICOM takes it."""
-    axes = np.reshape(field.grid.direction, (3, 3))
+def right_handed(values: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+    """The same values (z, y, x, ...) on a lattice whose third axis is the cross product of the others, as
+    DICOM takes it.
+    """
+    axes = np.reshape(grid.direction, (3, 3)).copy()
     if np.linalg.det(axes) > 0:
-        return field
-    grid = field.grid
-    flipped = axes.copy()
-    flipped[:, 2] *= -1
+        return values, grid
+    axes[:, 2] *= -1
     first = grid.index_to_world(np.array([0, 0, grid.size[2] - 1]))
-    other = Grid(grid.size, grid.spacing, first, tuple(flipped.ravel()))
-    return DisplacementField(other, field.displacement[::-1], field.outside)
+    return values[::-1], Grid(grid.size, grid.spacing, first, tuple(axes.ravel()))
 
 
 def _matrix(item: Dataset, name: str) -> Affine:
@@ -254,7 +276,7 @@ def _code(pydicom: Any, value: str, scheme: str, meaning: str) -> Dataset:
     return code
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     """A decimal string of at most 16 characters, as exact as that allows."""
     for digits in range(16, 0, -1):
         text = f"{value:.{digits}g}"

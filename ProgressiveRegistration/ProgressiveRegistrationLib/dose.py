@@ -29,6 +29,7 @@ from .reading.dicom import is_dicom
 
 MODES = ("plain", "mass")
 PARTS = 2  # of a voxel along each axis, for the mass
+SLAB = 8 * PARTS  # planes of those at once
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,9 @@ def warp_dose(part: PhaseDose, grid: Grid, mode: str = "plain") -> np.ndarray:
         raise InputError(f"There is no way {mode} to warp a dose; choose {' or '.join(MODES)}.")
     if mode == "plain":
         return _seen(part.dose, part.field, grid, 0.0)
-    if part.image is None:
-        raise InputError("Warping a dose by mass needs the phase's CT.")
     finer = grid.with_spacing(np.asarray(grid.spacing) / PARTS)
-    dose = _seen(part.dose, part.field, finer, 0.0).astype(np.float64)
-    mass = np.maximum(_seen(part.image, part.field, finer, -1000.0) + 1000.0, 1.0)  # air has mass, too
-    if part.field is not None:
-        mass = mass * np.maximum(jacobian_determinant(part.field, finer), 0.01)
-    energy = _blocks(dose * mass)
-    return (energy / _blocks(mass.astype(np.float64))).astype(np.float32)
+    slabs = [_by_mass(part, finer, z, min(z + SLAB, finer.size[2])) for z in range(0, finer.size[2], SLAB)]
+    return np.concatenate(slabs).astype(np.float32)
 
 
 def sum_doses(parts: Sequence[PhaseDose], grid: Grid, mode: str = "plain") -> sitk.Image:
@@ -98,34 +93,9 @@ def read_dose(path: str | Path) -> sitk.Image:
         path = files[0]
     if not is_dicom(path):
         return sitk.Cast(read_volume(path), sitk.sitkFloat32)
-    from .dicom_registration import pydicom_module
+    from .rtdose import read_rtdose
 
-    data = pydicom_module().dcmread(path)
-    if data.get("Modality") != "RTDOSE":
-        raise InputError(f"{path} is no RTDOSE but {data.get('Modality', 'an unknown kind of DICOM')}.")
-    if data.get("DoseUnits", "GY") != "GY":
-        raise InputError(f"{path} has a dose in {data.DoseUnits}; an absolute dose in Gy is needed.")
-    values = np.atleast_3d(data.pixel_array).astype(np.float32) * np.float32(data.DoseGridScaling)
-    offsets = np.array([float(v) for v in data.GridFrameOffsetVector])
-    steps = np.diff(offsets)
-    if len(offsets) != len(values) or not np.allclose(steps, steps[0], atol=1e-3):
-        raise InputError(f"{path} has uneven dose planes; resample it to an even grid first.")
-    row, column = np.reshape([float(v) for v in data.ImageOrientationPatient], (2, 3))
-    normal = np.cross(row, column)
-    if steps[0] < 0:
-        values, offsets, steps = values[::-1], offsets[::-1], -steps
-    # the first offset is 0 in the usual kind, where offsets are relative; else they are places along the
-    # normal
-    origin = np.array([float(v) for v in data.ImagePositionPatient])
-    origin = origin + normal * offsets[0] if abs(offsets).min() < 1e-6 else origin
-    dy, dx = (float(v) for v in data.PixelSpacing)
-    grid = Grid(
-        values.shape[::-1],
-        (dx, dy, float(steps[0])),
-        origin,
-        tuple(np.stack([row, column, normal], 1).ravel()),
-    )
-    return grid.image(np.ascontiguousarray(values))
+    return read_rtdose(path)
 
 
 def _seen(image: sitk.Image, field: DisplacementField | None, grid: Grid, outside: float) -> np.ndarray:
@@ -143,6 +113,23 @@ def _seen(image: sitk.Image, field: DisplacementField | None, grid: Grid, outsid
         sitk.sitkFloat32,
     )
     return sitk.GetArrayFromImage(out)
+
+
+def _by_mass(part: PhaseDose, finer: Grid, first: int, last: int) -> np.ndarray:
+    """(z, y, x) Gy of the coarse voxels in the planes ``first`` to before ``last`` of the finer grid."""
+    if part.image is None:
+        raise InputError("Warping a dose by mass needs the phase's CT.")
+    low, high = max(0, first - 1), min(finer.size[2], last + 1)  # a plane more each side, for the derivative
+    slab = Grid(
+        (*finer.size[:2], high - low), finer.spacing, finer.index_to_world((0, 0, low)), finer.direction
+    )
+    inner = slice(first - low, last - low)
+    dose = _seen(part.dose, part.field, slab, 0.0)[inner].astype(np.float64)
+    mass = np.maximum(_seen(part.image, part.field, slab, -1000.0)[inner] + 1000.0, 1.0)  # so has air
+    mass = mass.astype(np.float64)
+    if part.field is not None:
+        mass *= np.maximum(jacobian_determinant(part.field, slab)[inner], 0.01)
+    return _blocks(dose * mass) / _blocks(mass)
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:

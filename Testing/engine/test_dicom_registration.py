@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from ProgressiveRegistrationLib.contours import read_structures, warp_structure, write_structures
 from ProgressiveRegistrationLib.dicom_registration import (
     first_of_series,
+    headers_of_series,
     read_registration,
     write_registration,
 )
@@ -18,6 +19,7 @@ from ProgressiveRegistrationLib.dose import PhaseDose, read_dose, sum_doses, war
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Affine, Grid
+from ProgressiveRegistrationLib.rtdose import write_rtdose
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from small_pair import GRID, chest, run, write_dicom
@@ -185,6 +187,94 @@ def test_rtdose_is_read_in_gray_at_its_place(tmp_path):
         read_dose(tmp_path / "relative.dcm")
 
 
+@pytest.mark.parametrize("direction", [TILT, LEFT_HANDED, (-1.0, 0, 0, 0, -1, 0, 0, 0, 1)])
+def test_dose_written_as_rtdose_is_where_simpleitk_sees_it(tmp_path, direction):
+    grid = Grid((31, 22, 17), (3.0, 2.5, 4.0), (-40.5, 12.0, 1000.0625), direction)
+    dose = grid.image((30 + np.sin(grid.points() / 9).sum(-1) * 9).astype(np.float32))
+    write_rtdose(dose, tmp_path / "dose.dcm", comment="mean of 10 phases")
+    data = pydicom.dcmread(tmp_path / "dose.dcm")
+    assert (data.DoseUnits, data.SpatialTransformOfDose, data.DoseComment) == (
+        "GY",
+        "NON_RIGID",
+        "mean of 10 phases",
+    )
+    # ITK knows the geometry of an RTDOSE, but not its scaling
+    levels = sitk.Cast(sitk.ReadImage(str(tmp_path / "dose.dcm")), sitk.sitkFloat64)
+    for found in (levels * float(data.DoseGridScaling), sitk.Cast(read_dose(tmp_path / "dose.dcm"), 9)):
+        there = sitk.Resample(found, dose, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
+        assert np.abs(sitk.GetArrayFromImage(there) - sitk.GetArrayFromImage(dose)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("offsets", "lowest"),
+    [
+        (lambda k: 4.0 * k, 0),  # relative
+        (lambda k: -4.0 * k, -23),  # and downwards
+        (lambda k: -46.0 + 4 * k, 0),  # places along z, one of them 2, none 0
+        (lambda k: -46.0 - 4 * k, -23),
+    ],
+)
+def test_planes_of_a_dose_follow_their_offsets(tmp_path, offsets, lowest):
+    write_rtdose(ramp(), tmp_path / "dose.dcm")
+    data = pydicom.dcmread(tmp_path / "dose.dcm")
+    data.GridFrameOffsetVector = [offsets(k) for k in range(24)]
+    data.save_as(tmp_path / "other.dcm")
+    found = read_dose(tmp_path / "other.dcm")
+    assert found.GetOrigin() == pytest.approx((-46, -46, -46 + 4 * lowest), abs=1e-4)
+    values, first = sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(ramp())
+    assert values[0] == pytest.approx(first[0 if lowest == 0 else -1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"GridFrameOffsetVector": [0.0], "NumberOfFrames": 1}, "one dose plane only"),
+        ({"GridFrameOffsetVector": [0.0, 4, 9, *range(12, 33)]}, "uneven dose planes"),
+        ({"Modality": "CT"}, "no RTDOSE but CT"),
+        ({"PixelSpacing": None}, "lacks something"),
+    ],
+)
+def test_dose_that_is_no_even_volume_is_refused(tmp_path, change, words):
+    write_rtdose(ramp(), tmp_path / "dose.dcm")
+    data = pydicom.dcmread(tmp_path / "dose.dcm")
+    for keyword, value in change.items():
+        setattr(data, keyword, value)
+    data.save_as(tmp_path / "other.dcm")
+    with pytest.raises(InputError, match=words):
+        read_dose(tmp_path / "other.dcm")
+
+
+def test_written_dose_belongs_to_the_ct_and_names_the_plan(tmp_path):
+    write_dicom(GRID.image(chest()), tmp_path / "ct", "1.2.3.1")
+    image = first_of_series(tmp_path / "ct")
+    image.PatientID, image.FrameOfReferenceUID = "p7", "1.9.1"
+    write_rtdose(ramp(), tmp_path / "in.dcm")
+    source = pydicom.dcmread(tmp_path / "in.dcm")
+    plan = Dataset()
+    plan.ReferencedSOPClassUID, plan.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.481.5", "1.2.3.77"
+    source.ReferencedRTPlanSequence, source.DoseSummationType = Sequence([plan]), "FRACTION"
+    write_rtdose(ramp(), tmp_path / "out.dcm", image=image, source=source)
+    data = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (data.PatientID, data.FrameOfReferenceUID, data.StudyInstanceUID) == (
+        "p7",
+        "1.9.1",
+        image.StudyInstanceUID,
+    )
+    assert data.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == "1.2.3.77"
+    assert data.DoseSummationType == "FRACTION"
+    source.PatientID = "p8"
+    with pytest.raises(InputError, match="two patients, p7 and p8"):
+        write_rtdose(ramp(), tmp_path / "no.dcm", image=image, source=source)
+
+
+def test_mass_in_slabs_is_the_mass_at_once(monkeypatch):
+    uneven = DisplacementField(BOX, 3 * np.sin(BOX.points().astype(float) / 11) + (3, -2, 1))
+    image = BOX.image((BOX.points() @ (4.0, -3.0, 5.0) - 500).astype(np.float32))
+    slabs = warp_dose(PhaseDose(ramp(), uneven, image), BOX, "mass")
+    monkeypatch.setattr("ProgressiveRegistrationLib.dose.SLAB", 1000)
+    assert np.abs(slabs - warp_dose(PhaseDose(ramp(), uneven, image), BOX, "mass")).max() < 1e-4
+
+
 # ---- structures ------------------------------------------------------------------------------------------
 
 
@@ -206,6 +296,44 @@ def test_structures_written_as_contours_are_read_the_same(tmp_path):
     assert list(found) == ["Target", "Ring"]
     for name, mask in masks.items():
         assert dice(found[name], mask) > 0.995
+
+
+def test_outlines_through_the_outermost_voxels_hold_these_voxels(tmp_path):
+    """As cv2 and tools built on it trace a mask: a hole's outline lies on the voxels around the hole."""
+    write_structures({"Ring": ball((0, 0, 0), 20)}, tmp_path / "rs.dcm")
+    data = pydicom.dcmread(tmp_path / "rs.dcm")
+    contour = data.ROIContourSequence[0].ContourSequence[0]
+    z = BOX.origin[2] + 4.0 * 5
+    outlines = []
+    for low, high in ((4, 18), (8, 13)):
+        item = Dataset()
+        item.ContourGeometricType = contour.ContourGeometricType
+        corners = [(low, low), (high, low), (high, high), (low, high)]
+        item.ContourData = [v for i, j in corners for v in (-46.0 + 4 * i, -46.0 + 4 * j, z)]
+        outlines.append(item)
+    data.ROIContourSequence[0].ContourSequence = Sequence(outlines)
+    data.save_as(tmp_path / "traced.dcm")
+    found = sitk.GetArrayFromImage(read_structures(tmp_path / "traced.dcm", BOX)["Ring"])
+    wanted = np.zeros(BOX.shape, np.uint8)
+    wanted[5, 4:19, 4:19] = 1
+    wanted[5, 9:13, 9:13] = 0
+    assert np.array_equal(found, wanted)
+
+
+def test_every_contour_names_its_slice(tmp_path):
+    write_dicom(sitk.Cast(ball((0, 0, 0), 20), sitk.sitkInt16), tmp_path / "ct", "1.2.3.4")
+    headers = headers_of_series(tmp_path / "ct")
+    assert [float(h.ImagePositionPatient[2]) for h in headers] == [-46.0 + 4 * k for k in range(24)]
+    write_structures({"Ball": ball((0, 0, 0), 20)}, tmp_path / "rs.dcm", images=headers)
+    data = pydicom.dcmread(tmp_path / "rs.dcm")
+    places = {h.SOPInstanceUID: float(h.ImagePositionPatient[2]) for h in headers}
+    contours = data.ROIContourSequence[0].ContourSequence
+    assert len(contours) == 10
+    for contour in contours:
+        named = contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+        assert places[named] == pytest.approx(float(contour.ContourData[2]), abs=1e-3)
+    study = data.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    assert len(study.RTReferencedSeriesSequence[0].ContourImageSequence) == 24
 
 
 def test_structure_follows_its_tissue():
@@ -273,3 +401,14 @@ def test_commands_carry_fields_dose_and_structures(capsys, tmp_path):
     code, _, err = run(capsys, "dose", result, *both, both[0], "-o", tmp_path / "no.nrrd")
     assert code == 3
     assert "3 doses were given for 2 phases" in err
+    out = tmp_path / "total.dcm"
+    assert run(capsys, "dose", result, *both, "-o", out)[0] == 0
+    assert np.abs(sitk.GetArrayFromImage(read_dose(out)) - sitk.GetArrayFromImage(ramp()))[INNER].max() < 2e-3
+    assert pydicom.dcmread(out).StudyInstanceUID == first_of_series(tmp_path / "fixed").StudyInstanceUID
+    # one dose along one transform
+    pair = ["dose", tmp_path / "reg.dcm", both[1], "-o", tmp_path / "one.dcm"]
+    code, _, err = run(capsys, *pair)
+    assert (code, "give its image too: --fixed" in err) == (3, True)
+    assert run(capsys, *pair, "--fixed", tmp_path / "fixed")[0] == 0
+    one = sitk.GetArrayFromImage(read_dose(tmp_path / "one.dcm"))
+    assert np.abs(one - sitk.GetArrayFromImage(ramp()))[INNER].max() < 2e-3
