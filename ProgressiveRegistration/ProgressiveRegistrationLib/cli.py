@@ -39,6 +39,7 @@ from .errors import (
     exit_codes,
     memory_errors,
 )
+from .files import keeping
 from .memory import keep_freed_memory
 from .options import Options, PairFiles
 
@@ -56,6 +57,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+OUTPUTS = ("output", "moving_output")  # the options that name what is written
 _typed: List[str] = []  # the arguments of this run
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
@@ -92,12 +94,17 @@ def _before_any_command(
 
 
 def guarded(command):
-    """One sentence and an exit code for what a user can put right; a traceback for our own faults alone."""
+    """One sentence and an exit code for what a user can put right; a traceback for our own faults alone.
+
+    No file that is given to the command is written over by it.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
+        given = [v for name, v in options.items() if name not in OUTPUTS]
+        paths = [v for value in given for v in (value if isinstance(value, list) else [value])]
         try:
-            with memory_errors():
+            with memory_errors(), keeping(v for v in paths if isinstance(v, Path)):
                 return command(*args, **options)
         except ProgressiveRegistrationError as error:
             _errors.print(f"[red]Error:[/red] {_plain(error)}" if error.exit_code != 130 else _plain(error))

@@ -36,6 +36,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         as_json: bool = cli.JSON,
     ) -> None:
         """Specific ventilation from exhale to inhale: by volume change, and by change of air."""
+        from .coverage import outside_notes
         from .files import staged_folder, write_text
         from .images import read_image, read_volume, write_image
         from .lungs import find_lungs
@@ -43,8 +44,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         from .transforms import read_transform
         from .ventilation import ventilation as measure
 
-        mapping = read_transform(transform)
-        exhale, inhale = read_image(fixed), read_image(moving)
+        notes: List[str] = []
+        mapping = read_transform(transform, notes)
+        exhale, inhale = read_image(fixed, notes=notes), read_image(moving, notes=notes)
         lungs = find_lungs(exhale, mask=fixed_mask and read_volume(fixed_mask), name=str(fixed))
         found = measure(
             exhale,
@@ -55,6 +57,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             jacobian_smoothing_mm=jacobian_smoothing,
             mass_correction=mass_correction,
         )
+        found.figures["notes"][:0] = [*notes, *outside_notes(mapping, None, lungs.mask)]
         with staged_folder(output) as folder:
             for which in ("jacobian", "hu"):
                 write_image(found.image(which, float("nan")), folder / f"ventilation_{which}.nrrd")
@@ -63,8 +66,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         if as_json:
             cli.print_json(to_json(jsonable(found.figures)))
             return
-        for note in found.figures["notes"]:
-            cli._out.print(f"[yellow]Note:[/yellow] {cli._plain(note)}")
+        cli._show_notes(found.figures["notes"])
         for name, zone in (("lungs", found.figures["lungs"]), *found.figures["zones"].items()):
             parts = []
             for which, title in (("jacobian", "volume change"), ("hu", "air")):
@@ -159,14 +161,17 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
     ) -> None:
         """Carry RT structures from the moving to the fixed image."""
         from .contours import read_structures, warp_structure, write_structures
+        from .coverage import reference_note
         from .dicom_registration import headers_of_series
         from .field import DisplacementField
         from .geometry import Grid
         from .images import read_image, write_image
         from .transforms import read_transform
 
-        mapping = read_transform(transform)
-        source, target = Grid.from_image(read_image(moving)), Grid.from_image(read_image(fixed))
+        notes: List[str] = []
+        mapping = read_transform(transform, notes)
+        source, target = (Grid.from_image(read_image(path, notes=notes)) for path in (moving, fixed))
+        notes += reference_note(mapping, target)
         if not isinstance(mapping, DisplacementField):
             mapping = DisplacementField.from_transform(mapping, target)
         masks = {
@@ -183,6 +188,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             for number, mask in enumerate(masks.values(), 1):
                 labels[sitk.GetArrayViewFromImage(mask) > 0] = number
             write_image(target.image(labels), output)
+        cli._show_notes(notes)
         for number, name in enumerate(masks, 1):
             cli._out.print(f"{number}: {cli._plain(name)}")
         cli._out.print(cli._plain(output))
@@ -207,14 +213,18 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         ),
     ) -> None:
         """Write a transform in another format, DICOM Deformable Spatial Registration included."""
+        from .coverage import reference_note
         from .dicom_registration import first_of_series, write_registration
         from .field import DisplacementField
         from .geometry import Grid
         from .images import read_volume
         from .transforms import read_transform
 
-        mapping = read_transform(transform)
-        grid = None if fixed is None else Grid.from_image(read_volume(fixed))
+        notes: List[str] = []
+        mapping = read_transform(transform, notes)
+        grid = None if fixed is None else Grid.from_image(read_volume(fixed, notes=notes))
+        if grid is not None:
+            notes += reference_note(mapping, grid)
         if not isinstance(mapping, DisplacementField):
             if grid is None:
                 raise InputError(
@@ -226,6 +236,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             write_registration(mapping, output, fixed=headers[0], moving=headers[1], reach=grid)
         else:
             (mapping if grid is None else mapping.covering(grid)).write(output)
+        cli._show_notes(notes)
         cli._out.print(f"Wrote {cli._plain(output)}")
 
     @app.command(epilog=epilog)

@@ -6,6 +6,7 @@ file                             what becomes of it
 ===============================  =====================================================================
 ITK, ANTs, elastix, plastimatch  vectors in mm, LPS, fixed -> moving: taken as they are
 Slicer's NRRD, "modeling"        it maps moving -> fixed: inverted
+NIfTI's displacement intent      vectors in RAS, as the format says: turned into LPS
 NiftyReg, field or displacement  positions or vectors in RAS: turned into LPS displacements
 NiftyReg splines and velocities, refused, with the command of that program that makes a field
 FSL, SPM; RAS vectors in NRRD
@@ -16,7 +17,6 @@ Outside their grid they move nothing, as in ITK.
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,11 @@ from .field import DisplacementField
 from .geometry import Grid
 from .itk import quiet_itk
 from .reading import headers, nifti
+from .transform_parts import inverted
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 NIFTYREG = b"NREG_TRANS"
+DISPLACEMENTS_INTENT = 1006  # NIfTI's own: vectors in RAS; Slicer and FreeSurfer write it
 NIFTYREG_POSITIONS, NIFTYREG_VECTORS = 0, 1  # intent_p1; others are splines and velocities
 FSL_INTENTS = range(2006, 2017)
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
@@ -86,7 +88,7 @@ def read_field(path: Path, notes: list[str]) -> DisplacementField:
             f'{path} is marked as "modeling": it maps moving to fixed points (Slicer\'s to parent), so its '
             "inverse was taken."
         )
-        return DisplacementField(field.grid, field.displacement).inverse()
+        return inverted(field, path, notes)
     return field
 
 
@@ -117,6 +119,8 @@ def _from_nifti(path: Path, notes: list[str]) -> DisplacementField:
     vectors = np.moveaxis(values[:, 0], 0, -1).astype(np.float64)
     notes += content.notes
     if not name.startswith(NIFTYREG):
+        if intent == DISPLACEMENTS_INTENT:
+            vectors *= RAS_TO_LPS
         return _checked(ItkField(content.grid, vectors), path)
     kind = float(header["intent_p1"])
     if kind not in (NIFTYREG_POSITIONS, NIFTYREG_VECTORS):
@@ -153,17 +157,6 @@ def refuse_known(path: Path) -> None:
     """InputError that names the program for files that ITK cannot read as a transform, or would misread."""
     with open(path, "rb") as file:
         start = file.read(4096)
-        inverse = b"Transform: Inverse" in start
-        if not inverse and start.startswith(b"\x89HDF"):
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-                marks = (b"InverseDisplacementField", b"InverseBSpline", b"InverseThinPlate")
-                inverse = any(whole.find(mark) >= 0 for mark in marks)
-    if inverse:
-        raise InputError(
-            f"{path} holds an inverse transform: Slicer's, set to parent (moving -> fixed), which ITK cannot "
-            "read; in Slicer's Transforms module convert it into a displacement field over the fixed "
-            "volume, and save that as .nrrd."
-        )
     text = start.lstrip()
     if text.startswith((b"(Transform ", b"//")) and b"(Transform " in start:
         raise InputError(
@@ -175,36 +168,3 @@ def refuse_known(path: Path) -> None:
             f"{path} holds a B-spline of plastimatch; make a field of it with plastimatch xf-convert "
             f"--input {path.name} --output field.mha --output-type vf."
         )
-
-
-def outside_notes(mapping: object, points: np.ndarray | None, lung_mask: sitk.Image | None) -> list[str]:
-    """How many landmarks (n, 3) LPS mm, and how much of the lungs, a field does not cover."""
-    if not isinstance(mapping, ItkField):
-        return []
-    said = []
-    if points is not None:
-        outside = int((~mapping.grid.contains(points)).sum())
-        if outside:
-            said.append(f"{outside} of {len(points)} landmarks")
-    if lung_mask is not None:
-        inside = np.argwhere(sitk.GetArrayViewFromImage(lung_mask) > 0)[::7, ::-1]
-        share = 1 - mapping.grid.contains(Grid.from_image(lung_mask).index_to_world(inside)).mean()
-        if share > 0.001:
-            said.append(f"{100 * share:.1f} % of the fixed lungs")
-    if not said:
-        return []
-    return [f"The field does not cover {' and '.join(said)}: outside its grid nothing moves, as in ITK."]
-
-
-def reference_note(mapping: object, grid: Grid) -> list[str]:
-    """The same for an image that is warped onto ``grid``."""
-    if not isinstance(mapping, ItkField):
-        return []
-    coarse = grid.with_spacing(np.maximum(grid.spacing, np.asarray(grid.size) * grid.spacing / 40))
-    share = 1 - mapping.grid.contains(coarse.points()).mean()
-    if share < 0.001:
-        return []
-    return [
-        f"The field does not cover {100 * share:.0f} % of the reference image: outside its grid nothing "
-        "moves, as in ITK."
-    ]

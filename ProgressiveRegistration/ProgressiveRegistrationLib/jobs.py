@@ -18,9 +18,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import formats
+from .coverage import outside_notes, reference_note
 from .errors import InputError, NoLungError, OutputError, memory_errors
 from .files import keeping, refuse_inputs, staged_folder
-from .foreign_fields import outside_notes, reference_note
 from .geometry import Grid
 from .images import read_image, read_volume, warp_image, write_image
 from .landmarks import read_landmarks, write_landmarks
@@ -138,7 +138,7 @@ def register_files(
 
     work.add({"starting": time.perf_counter() - began})
     with keeping(file_paths(job.files)), staged_folder(job.output) as folder:
-        refuse_inputs(job.output, _planned(job))  # now, not after the work
+        refuse_inputs(job.output, planned_names(job))  # now, not after the work
         with work.stage("reading", "Reading the images"):
             inputs = read_inputs(job.files)
         result, backward = _registered(job, inputs, work)
@@ -200,7 +200,7 @@ def file_paths(files: PairFiles) -> list[Path]:
     return [path for path in given if path is not None]
 
 
-def _planned(job: Job) -> list[str]:
+def planned_names(job: Job) -> list[str]:
     """The names that the results may get."""
     options, end = job.options, job.options.image_format
     names = [formats.transform_file(ending, job.transform_name) for ending in options.transform_formats]
@@ -305,7 +305,7 @@ def evaluate_files(
         with work.stage("reading", "Reading the transform and the images"):
             read_notes: list[str] = []
             mapping = read_transform(transform, read_notes)
-            back = None if inverse is None else read_transform(inverse)
+            back = None if inverse is None else read_transform(inverse, read_notes)
             inputs = read_inputs(files)
         notes = [*read_notes, *inputs.notes, *inputs.landmarks.notes]
         with work.stage("lungs", "Finding the fixed lungs"):

@@ -155,14 +155,18 @@ def suggest_files(
     from .lungs import find_lungs
     from .transforms import map_points, read_transform
 
-    image = read_image(fixed, fixed_series, option="--fixed-series")
+    notes: list[str] = []
+    image = read_image(fixed, fixed_series, option="--fixed-series", notes=notes)
     mask = read_volume(fixed_mask) if fixed_mask is not None else None
     lungs = find_lungs(image, mask=mask, name=str(fixed))
-    partner = read_image(moving, moving_series, option="--moving-series") if moving is not None else None
-    mapping = read_transform(transform) if transform is not None else sitk.Transform(3, sitk.sitkIdentity)
+    partner = None
+    if moving is not None:
+        partner = read_image(moving, moving_series, option="--moving-series", notes=notes)
+    still = sitk.Transform(3, sitk.sitkIdentity)
+    mapping = still if transform is None else read_transform(transform, notes)
     found = suggest_landmarks(image, lungs.mask, count)
     write_landmarks(found, output)
-    lines = [f"{len(found)} landmarks in {output}"]
+    lines = [*(f"Note: {note}" for note in notes), f"{len(found)} landmarks in {output}"]
     if partner is not None and moving_output is not None:
         partners = find_partners(image, partner, found.points, map_points(mapping, found.points))
         match = np.where(partners.matched, partners.correlation, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Union
 
@@ -14,6 +15,7 @@ from .foreign_fields import ENDINGS as FIELD_ENDINGS
 from .foreign_fields import ItkField, read_field, refuse_known
 from .itk import quiet_itk
 from .reading.dicom import is_dicom
+from .transform_parts import COMPOSITE, INVERSE, kinds, read_inverse
 
 Transform = Union[DisplacementField, sitk.Transform]
 
@@ -46,12 +48,27 @@ def read_transform(path: str | Path, notes: list[str] | None = None) -> Transfor
     if not path.is_file():
         raise InputError(f"There is no transform file {path}.")
     if path.name.lower().endswith(FIELD_ENDINGS):
-        return read_field(path, [] if notes is None else notes)
+        notes = [] if notes is None else notes
+        return _with_ants_affine(path, read_field(path, notes), notes)
     if is_dicom(path):
         from .dicom_registration import read_registration
 
         return read_registration(path)
     refuse_known(path)
+    names = kinds(path)
+    if any(name.startswith(INVERSE) for name in names):
+        return read_inverse(path, [] if notes is None else notes)
+    if len(names) > 1 and names[0] != COMPOSITE:
+        raise InputError(
+            f"{path.name} holds {len(names)} transforms that are not joined ({', '.join(names[:4])}), and "
+            "does not say in which order they apply; save them as one composite transform (.h5 or .tfm)."
+        )
+    spline = next((name for name in names if "SplineKernel" in name), None)
+    if spline is not None:
+        raise InputError(
+            f"{path.name} holds a {spline}, which only Slicer reads; in its Transforms module convert it "
+            "into a displacement field over the fixed volume, and save that as .nrrd."
+        )
     try:
         with memory_errors(), quiet_itk():
             transform = sitk.ReadTransform(str(path))
@@ -69,3 +86,26 @@ def read_transform(path: str | Path, notes: list[str] | None = None) -> Transfor
         except InputError:
             pass
     return transform
+
+
+def _with_ants_affine(path: Path, field: DisplacementField, notes: list[str]) -> Transform:
+    """The field of an ANTs registration with the affine transform that lies beside it: ANTs keeps the two
+    in two files, and neither alone is the registration."""
+    name = re.fullmatch(r"(.*)1(Inverse)?Warp\.nii(\.gz)?", path.name)
+    if name is None:
+        return field
+    affine = path.with_name(f"{name[1]}0GenericAffine.mat")
+    if not affine.is_file():
+        return field
+    try:
+        with quiet_itk():
+            outer = sitk.ReadTransform(str(affine))
+    except (RuntimeError, ValueError):
+        notes.append(f"{affine} belongs to {path.name} and cannot be read, so it was left out.")
+        return field
+    back = name[2] is not None
+    how = "its inverse was applied before" if back else "it was applied after"
+    notes.append(f"{affine} belongs to {path.name}: {how} the field, as ANTs does.")
+    # ITK applies the last one first
+    parts = [field.to_transform(), outer.GetInverse()] if back else [outer, field.to_transform()]
+    return sitk.CompositeTransform(parts)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import gzip
 import json
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from foreign_files import patched
+from ProgressiveRegistrationLib.coverage import covered
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Grid
@@ -82,22 +84,124 @@ def test_slicers_modeling_fields_are_inverted(tmp_path):
     np.testing.assert_allclose(map_points(read_transform(tmp_path / "r.nrrd"), POINTS), there, atol=1e-3)
 
 
-@pytest.mark.parametrize("ending", [".tfm", ".h5"])
-def test_inverse_transforms_of_slicers_are_named(tmp_path, ending):
-    path = tmp_path / f"i{ending}"
-    sitk.WriteTransform(itk_transform(smooth_vectors()), str(path))
-    data = path.read_bytes()
-    if ending == ".tfm":
-        data = data.replace(b"Transform: Disp", b"Transform: InverseDisp")
-    else:  # the same length: what matters is the mark
-        data = data.replace(
-            b"DisplacementFieldTransform_double_3_3", b"InverseDisplacementFieldTransform_3_3"
+def as_slicer_marks_it(path, transform: sitk.Transform, *inverse: str):
+    """An ITK transform file in which these types are marked as inverse, as Slicer writes it."""
+    sitk.WriteTransform(transform, str(path))
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            for group in file["TransformGroup"].values():
+                name = group["TransformType"][0].decode()
+                if name.startswith(inverse):
+                    group["TransformType"][0] = f"Inverse{name}"
+    else:
+        text = path.read_text(encoding="ascii")
+        for name in inverse:
+            text = text.replace(f"Transform: {name}", f"Transform: Inverse{name}")
+        path.write_text(text, encoding="ascii")
+    return path
+
+
+def spline() -> sitk.BSplineTransform:
+    """A B-spline of a few mm over a box around the points, turned against the axes."""
+    corner = tuple(GRID.index_to_world([-4.0, -4.0, -4.0]))
+    mesh, sides = (6, 6, 6), tuple(float(n * s) for n, s in zip((22, 20, 24), GRID.spacing))
+    out = sitk.BSplineTransform(3, 3)
+    out.SetTransformDomainOrigin(corner)
+    out.SetTransformDomainPhysicalDimensions(sides)
+    out.SetTransformDomainDirection(TURN)
+    out.SetTransformDomainMeshSize(mesh)
+    count = len(out.GetParameters())
+    out.SetParameters(np.random.default_rng(5).normal(0, 2, count).tolist())
+    return out
+
+
+@pytest.mark.parametrize("ending", [".tfm", ".h5", ".txt"])
+def test_inverse_transforms_of_slicers_are_inverted(tmp_path, ending):
+    field, affine = itk_transform(smooth_vectors()), sitk.AffineTransform(3)
+    affine.SetMatrix((1.1, 0.1, 0, -0.1, 0.95, 0, 0, 0.05, 1.02))
+    affine.SetTranslation((3, -4, 5))
+    # What ITK applies last comes first; each part of the file was to parent, or not.
+    cases = {
+        "field": (field, ["DisplacementField"], lambda y: by_itk(field, y)),
+        "spline": (spline(), ["BSpline"], lambda y: by_itk(spline(), y)),
+        "affine after inverse field": (
+            sitk.CompositeTransform([affine, field]),
+            ["DisplacementField"],
+            lambda y: by_itk(field, by_itk(affine.GetInverse(), y)),
+        ),
+        "inverse field after affine": (
+            sitk.CompositeTransform([field, affine]),
+            ["DisplacementField"],
+            lambda y: by_itk(affine.GetInverse(), by_itk(field, y)),
+        ),
+        "inverse spline and inverse field": (
+            sitk.CompositeTransform([spline(), field]),
+            ["DisplacementField", "BSpline"],
+            lambda y: by_itk(field, by_itk(spline(), y)),
+        ),
+    }
+    y = GRID.index_to_world(np.random.default_rng(1).uniform(3.5, 8.5, (40, 3)))
+    for name, (transform, marked, back) in cases.items():
+        path = as_slicer_marks_it(tmp_path / f"t{ending}", transform, *marked)
+        notes: list[str] = []
+        # T^-1 of each part: T(x) = y exactly where back(y) = x
+        np.testing.assert_allclose(
+            map_points(read_transform(path, notes), back(y)), y, atol=0.05, err_msg=name
         )
-    path.write_bytes(data)
-    with pytest.raises(
-        InputError, match=r"inverse transform: Slicer's, set to parent .* save that as \.nrrd"
-    ):
-        read_transform(path)
+        assert "set to parent" in notes[0]
+
+
+def test_an_inverse_that_folds_is_told(tmp_path):
+    steep = np.zeros((*GRID.shape, 3))
+    steep[..., 2] = 25 * np.sin(GRID.points()[..., 2] / 6)
+    path = as_slicer_marks_it(tmp_path / "t.tfm", itk_transform(steep), "DisplacementField")
+    notes: list[str] = []
+    read_transform(path, notes)
+    assert "cannot be inverted in" in notes[1]
+
+
+def test_transforms_that_itk_passes_over_are_refused(tmp_path):
+    one = "Transform: TranslationTransform_double_3_3\nParameters: 1 2 3\nFixedParameters:\n"
+    head = "#Insight Transform File V1.0\n"
+    (tmp_path / "two.tfm").write_text(f"{head}#Transform 0\n{one}#Transform 1\n{one}")
+    with pytest.raises(InputError, match="holds 2 transforms that are not joined"):
+        read_transform(tmp_path / "two.tfm")
+    kernel = one.replace("Translation", "ThinPlateSplineKernel")
+    for name in ("plate", "Inverse"):
+        text = kernel.replace("Thin", "InverseThin") if name == "Inverse" else kernel
+        (tmp_path / f"{name}.tfm").write_text(f"{head}#Transform 0\n{text}")
+        with pytest.raises(InputError, match=r"ThinPlateSpline.*only Slicer .* save that as \.nrrd"):
+            read_transform(tmp_path / f"{name}.tfm")
+
+
+def test_niftis_displacement_intent_is_in_ras(tmp_path):
+    """As ITK itself reads and writes it; Slicer saves every grid so."""
+    path = tmp_path / "u.nii"
+    sitk.WriteImage(GRID.image((smooth_vectors() * (-1, -1, 1)).astype(np.float32)), str(path))
+    path.write_bytes(patched(path.read_bytes(), intent=1006))
+    theirs = sitk.DisplacementFieldTransform(sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkVectorFloat64))
+    ours = map_points(read_transform(path), POINTS)
+    np.testing.assert_allclose(ours, by_itk(theirs, POINTS), atol=1e-3)
+    np.testing.assert_allclose(ours, by_itk(itk_transform(smooth_vectors()), POINTS), atol=1e-3)
+
+
+def test_the_two_files_of_ants_are_joined(tmp_path):
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((1.05, 0.1, 0, -0.1, 0.95, 0, 0, 0.05, 1.02))
+    affine.SetTranslation((30, -4, 5))
+    sitk.WriteTransform(affine, str(tmp_path / "out0GenericAffine.mat"))
+    field = itk_transform(smooth_vectors())
+    for name in ("out1Warp.nii.gz", "out1InverseWarp.nii.gz", "other1Warp.nii.gz"):
+        sitk.WriteImage(GRID.image(smooth_vectors()), str(tmp_path / name))
+    notes: list[str] = []
+    both = read_transform(tmp_path / "out1Warp.nii.gz", notes)
+    expected = by_itk(affine, by_itk(field, POINTS))  # antsApplyTransforms -t 1Warp -t 0GenericAffine
+    np.testing.assert_allclose(map_points(both, POINTS), expected, atol=1e-3)
+    assert "it was applied after the field, as ANTs does" in notes[0]
+    back = read_transform(tmp_path / "out1InverseWarp.nii.gz", notes)
+    np.testing.assert_allclose(map_points(back, by_itk(affine, POINTS)), by_itk(field, POINTS), atol=1e-3)
+    alone = read_transform(tmp_path / "other1Warp.nii.gz")
+    np.testing.assert_allclose(map_points(alone, POINTS), by_itk(field, POINTS), atol=1e-3)
 
 
 def niftyreg(tmp_path, vectors: np.ndarray, kind: int):
@@ -204,3 +308,32 @@ def test_landmarks_and_lungs_that_a_field_does_not_cover_are_counted(capsys, tmp
         tmp_path / "w.nrrd",
     )
     assert (code, "does not cover 50 % of the reference image" in out) == (0, True)
+
+
+def test_what_a_composites_fields_do_not_cover_is_counted_where_its_parts_bring_it(capsys, tmp_path, pair):
+    """The field covers the lower half; the shift before it brings one landmark more there."""
+    lower = Grid((46, 36, 20), (5.0, 5.0, 5.0), (-112.5, -87.5, -97.5))  # z up to 0 mm
+    field = sitk.DisplacementFieldTransform(lower.image(np.full((*lower.shape, 3), (0, 0, 12.0))))
+    for shift, left_out in ((0, 2), (-35, 1), (-60, 0)):  # landmarks at z = 0, -40, 30, 41.7
+        both = sitk.CompositeTransform([field, sitk.TranslationTransform(3, (0, 0, shift))])
+        sitk.WriteTransform(both, str(tmp_path / "both.h5"))
+        _, out, _ = run(capsys, "evaluate", tmp_path / "both.h5", *pair, "-q", "--json")
+        said = [n for n in json.loads(out)["notes"] if "does not cover" in n]
+        assert [f"{left_out} of 4 landmarks" in n for n in said if "landmarks" in n] == [True] * bool(
+            left_out
+        )
+    image = pair[1]
+    options = ["--moving", image, "--reference", image, "-o", tmp_path / "w.nrrd"]
+    sitk.WriteTransform(sitk.CompositeTransform([field]), str(tmp_path / "one.h5"))
+    _, out, _ = run(capsys, "apply", tmp_path / "one.h5", *options)
+    assert "does not cover 50 % of the reference image" in out
+
+
+def test_points_outside_a_splines_domain_are_counted():
+    transform = spline()
+    moved = by_itk(transform, POINTS) - POINTS
+    assert covered(transform, POINTS).all()
+    assert np.abs(moved).max() > 0.5
+    far = GRID.index_to_world([[60.0, 5, 5], [5, 5, -20]])
+    assert not covered(transform, far).any()
+    np.testing.assert_allclose(by_itk(transform, far), far)  # ITK moves nothing there

@@ -85,6 +85,57 @@ def test_a_batch_keeps_its_table(capsys, folder):
     refused(ran, table)
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_no_pair_of_a_batch_replaces_a_scan_of_another(capsys, folder, link):
+    """Pair a would write a/warped.nrrd, which is the scan of pair b."""
+    scan = folder / "a" / "warped.nrrd"
+    scan.parent.mkdir()
+    os.rename(folder / "fixed.nrrd", scan)
+    named = scan
+    if link:
+        named = folder / "scan.nrrd"
+        named.symlink_to(scan)
+    before = scan.read_bytes()
+    table = folder / "pairs.csv"
+    table.write_text(f"id,fixed,moving\na,moving.nii.gz,moving.nii.gz\nb,moving.nii.gz,{named}\n")
+    ran = run(capsys, "batch", table, "-o", folder, "--model", folder / "zero" / "zero.json")
+    refused(ran, scan)
+    assert scan.read_bytes() == before
+    assert not (folder / "a" / "record.json").exists()  # nothing was begun
+
+
+def test_a_pair_may_go_on_from_what_another_made(capsys, folder, tmp_path):
+    table, out = folder / "pairs.csv", tmp_path / "out"
+    table.write_text(f"id,fixed,moving\na,fixed.nrrd,moving.nii.gz\nb,fixed.nrrd,{out}/a/warped.nrrd\n")
+    for _ in range(2):
+        ran = run(capsys, "batch", table, "-o", out, *model_options(folder), "--no-report")
+        assert ran[0] == 0, ran
+
+
+@pytest.mark.parametrize("command", ["convert", "suggest", "ventilation"])
+def test_the_other_commands_keep_their_inputs_too(capsys, folder, command):
+    if command == "convert":
+        kept = folder / "t.h5"
+        sitk.WriteTransform(sitk.TranslationTransform(3, (0, 0, 1)), str(kept))
+        options = [kept, "--fixed", folder / "fixed.nrrd", "-o", kept]
+    elif command == "suggest":
+        kept = folder / "lungs.csv"
+        os.rename(folder / "fixed.nrrd", kept.with_suffix(".nrrd"))
+        kept = kept.with_suffix(".nrrd")
+        link = folder / "link.fcsv"
+        link.symlink_to(kept)
+        options, kept = [kept, "-o", link], link
+    else:
+        transform = folder / "t.tfm"
+        sitk.WriteTransform(sitk.TranslationTransform(3, (0, 0, 1)), str(transform))
+        kept = folder / "zones.nrrd"
+        os.rename(folder / "fixed.nrrd", kept)
+        options = [transform, "--fixed", kept, "--moving", folder / "moving.nii.gz", "-o", folder]
+    before = kept.read_bytes()
+    refused(run(capsys, command, *options), kept)
+    assert kept.read_bytes() == before
+
+
 def killed_in(code: str, place: Path) -> None:
     """A process that runs this code in a folder and dies at once, without any clearing up."""
     program = f"import os\nfrom ProgressiveRegistrationLib import files\n{code}\nos._exit(9)"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, ProgressiveRegistrationError, exit_codes
-from ..files import keeping, refuse_inputs
 from ..options import BOXES, ENDING, ENDINGS, FLAG, Options, flag_of, parse
 from .pair import BatchOptions
 from .table import NEEDED, OPTIONAL, read_pairs
@@ -111,19 +110,19 @@ def run(given: argparse.Namespace, command: str) -> int:
     from .summary import summary_rows, totals
 
     pairs, notes = read_pairs(given.pairs)
-    with keeping([given.pairs]):
-        refuse_inputs(given.output, ("summary.csv", "summary.html"))
+    chosen = {f.name: parse(f, getattr(given, f.name)) for f in fields(Options)}
+    options = BatchOptions(**chosen, threads=given.threads)
     tell = _Printer(given.quiet)
     for note in notes:
         tell(f"Note: {note}")
-    chosen = {f.name: parse(f, getattr(given, f.name)) for f in fields(Options)}
     records = run_batch(
         pairs,
         given.output,
-        BatchOptions(**chosen, threads=given.threads),
+        options,
         workers=given.workers,
         scheduler=given.scheduler,
         command=command,
+        table=given.pairs,
         tell=tell,
         finished=tell.finished,
         progress=tell.progress,

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import Cancelled, OutputError
+from ..files import keeping, refuse_inputs
+from . import record as records
 from .locks import Held, locked
-from .pair import STATE, BatchOptions, stop_file
+from .pair import STATE, BatchOptions, job_of, stop_file
 from .pools import make_pool
 from .summary import write_summary
 from .table import BatchPair
@@ -22,6 +24,7 @@ def run_batch(
     workers: int | None = None,
     scheduler: str | None = None,
     command: str | None = None,
+    table: Path | None = None,
     tell: Callable[[str], None] | None = None,
     finished: Callable[[dict, int, int], None] | None = None,
     progress: Callable[[str, float, str], None] | None = None,
@@ -32,7 +35,7 @@ def run_batch(
     Parameters
     ----------
     workers : processes on this machine; scheduler : address of a Dask scheduler; neither: one by one, in this
-        process.
+        process. table : the file of the pairs, which is kept as all inputs are.
     tell : gets sentences; finished : (record, how many are finished, how many there are); progress : of a
         pair in this process.
 
@@ -42,11 +45,12 @@ def run_batch(
 
     Raises
     ------
-    InputError, ModelError, DeviceError : nothing was begun. OutputError : ``output`` cannot be written, or
-        another batch works in it. Cancelled : what is finished stays. ClusterError : the scheduler or Dask is
-        missing, or was lost.
+    InputError, ModelError, DeviceError : nothing was begun. OutputError : ``output`` cannot be written,
+        another batch works in it, or a result of any pair would replace an input of whichever. Cancelled :
+        what is finished stays. ClusterError : the scheduler or Dask is missing, or was lost.
     """
     output = Path(output).absolute()
+    _refuse_inputs(pairs, output, options, table)
     state = _make_folders(output)
     try:
         with locked(state / "batch.lock") as held:
@@ -75,6 +79,24 @@ def run_batch(
         raise OutputError(
             f"Another batch works in {output} ({error.holder}); wait for it, or choose another folder."
         ) from None
+
+
+def _refuse_inputs(pairs: list[BatchPair], output: Path, options: BatchOptions, table: Path | None) -> None:
+    """OutputError where any pair's results would replace the table, or an input of whichever pair.
+
+    What a pair's own record lists is its earlier result, even if another pair goes on from it.
+    """
+    from ..jobs import file_paths, planned_names
+
+    inputs = dict.fromkeys(path for pair in pairs for path in file_paths(pair.files))  # each once
+    with keeping([table, *inputs]):
+        refuse_inputs(output, ("summary.csv", "summary.html"))
+        for pair in pairs:
+            folder = output / pair.folder
+            before = records.read_record(folder)
+            own = set() if before is None else {records.NAME, *before.get("outputs", {})}
+            names = {records.NAME, *planned_names(job_of(pair, output, options))}
+            refuse_inputs(folder, sorted(names - own))
 
 
 def _make_folders(output: Path) -> Path:

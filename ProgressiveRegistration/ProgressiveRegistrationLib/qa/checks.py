@@ -81,8 +81,9 @@ def examine(
     result = Path(result)
     source = _sequence(result) if (result / "sequence.json").is_file() else _pair(result)
     fixed, moving = source.images
-    mapping = read_transform(source.transform)
-    back = None if inverse is None else read_transform(inverse)
+    read_notes: list[str] = []
+    mapping = read_transform(source.transform, read_notes)
+    back = None if inverse is None else read_transform(inverse, read_notes)
     pair = read_landmark_pair(source.files, fixed, moving)
     tell(0.2, "Finding the lungs")
     lungs = [
@@ -123,7 +124,7 @@ def examine(
             },
             "versions": versions(),
             "tolerance_mm": tolerance,
-            "notes": [*source.done.get("notes", []), *pair.notes],
+            "notes": [*source.done.get("notes", []), *read_notes, *pair.notes],
             **figures,
             "checks": checks(figures, tolerance),
         }
