@@ -28,8 +28,12 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         moving: Path = typer.Option(..., help="CT at inhale, its moving image.", show_default=False),
         fixed_mask: Optional[Path] = cli.FIXED_MASK,
         output: Path = typer.Option(..., "--output", "-o", help="Folder for the maps.", show_default=False),
-        smoothing: float = typer.Option(4.0, help="Smoothing of the HU for the air-based map, mm."),
-        jacobian_smoothing: float = typer.Option(6.0, help="Smoothing of the Jacobian determinant, mm."),
+        smoothing: Optional[float] = typer.Option(
+            None, help="Smoothing of the HU for the air-based map, sd in mm. [8, at least two voxels]"
+        ),
+        jacobian_smoothing: Optional[float] = typer.Option(
+            None, help="Smoothing of the Jacobian determinant, sd in mm. [8, at least two voxels]"
+        ),
         mass_correction: bool = typer.Option(
             True, "--mass-correction/--no-mass-correction", help="Of the air-based map."
         ),

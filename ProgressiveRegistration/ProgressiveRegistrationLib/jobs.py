@@ -497,6 +497,17 @@ def _check_room(folder: Path, job: Job, grid: Grid) -> None:
         )
 
 
+# Of PairFiles: which part of a file was read; what reads the files again needs them.
+READING_CHOICES = (
+    "fixed_columns",
+    "moving_columns",
+    "fixed_series",
+    "moving_series",
+    "fixed_frame",
+    "moving_frame",
+)
+
+
 def _described(job: Job, inputs: Inputs) -> dict[str, Any]:
     """The report's ``inputs``."""
     files, out = job.files, {}
@@ -508,6 +519,9 @@ def _described(job: Job, inputs: Inputs) -> dict[str, Any]:
         path = getattr(files, name)
         if path is not None:
             out[name] = str(job.named(path))
+    for name in READING_CHOICES:
+        if getattr(files, name) is not None:
+            out[name] = getattr(files, name)
     if files.exclude_landmarks:
         out["excluded_landmarks"] = list(files.exclude_landmarks)
     if inputs.landmarks.how:

@@ -277,6 +277,20 @@ def test_shaping_smooths_nodes_and_holds_the_border_at_0():
 # ---- what it tells -----------------------------------------------------------------------------------------
 
 
+def test_coarse_images_are_not_refined_on_what_they_cannot_show(pair):
+    """Voxels of 5 mm: the stages with features of 6 and 4 mm, not those of 2 and 1.5 mm."""
+    coarse = [GRID.with_spacing(5.0).resample(image) for image in (pair.fixed, pair.moving)]
+    balanced = PRESETS["balanced"].refinement
+    quick = replace(balanced, stages=tuple(replace(s, iterations=2, points=500) for s in balanced.stages))
+    used: dict = {}
+    for name, images in (("fine", (pair.fixed, pair.moving)), ("coarse", coarse)):
+        steps: list = []
+        refine(*images, pair.start, preset=quick, mask=pair.mask, convergence=steps)
+        used[name] = [(step["voxel_mm"], step["node_mm"]) for step in steps]
+    assert [node for _, node in used["fine"]] == [24.0, 16.0, 8.0, 5.0]
+    assert used["coarse"] == used["fine"][:2]
+
+
 def test_every_stage_reports_its_terms(refined):
     _, steps = refined
     assert [s["stage"] for s in steps] == [1, 2]

@@ -76,6 +76,35 @@ def test_breathing_thorax_is_found_again_by_its_true_field():
     assert np.corrcoef(found.hu[inside][known], true[known])[0, 1] > 0.8
 
 
+def test_maps_are_smoothed_by_two_voxels_where_these_are_large():
+    mask = GRID.image(lungs().astype(np.uint8))
+    field = DisplacementField.from_affine(GRID, Affine(np.eye(3) * 1.1, np.zeros(3)))
+    coarse = GRID.with_spacing(6.0)
+    for grid, wanted in ((GRID, 8.0), (coarse, 12.0)):
+        images = [grid.resample(chest(scale, hu)) for scale, hu in ((1.0, -700), (1.1, -775))]
+        figures = ventilation(*images, field, mask).figures
+        assert figures["smoothing_mm"] == figures["jacobian_smoothing_mm"] == pytest.approx(wanted, rel=0.02)
+
+
+def test_rim_and_airway_do_not_leak_into_the_lungs():
+    """The same mass in more room everywhere; an airway through it, and the body around it."""
+    scale = 1.1
+    field = DisplacementField.from_affine(GRID, Affine(np.eye(3) * scale, np.zeros(3)))
+    mask = GRID.image(lungs().astype(np.uint8))
+
+    def image(s: float, hu: float) -> sitk.Image:
+        x, y, _ = np.moveaxis(GRID.points() / s, -1, 0)
+        values = sitk.GetArrayFromImage(chest(s, hu))
+        values[np.hypot(x + 60, y) < 13] = -1000
+        return GRID.image(values)
+
+    found = ventilation(image(1, -700), image(scale, 300 / scale**3 - 1000), field, mask)
+    x, y, _ = np.moveaxis(found.grid.points(), -1, 0)
+    assert np.isnan(found.hu[(np.hypot(x + 60, y) < 6) & (np.abs(found.grid.points()[..., 2]) < 60)]).all()
+    known = np.isfinite(found.hu) & (np.hypot(x + 60, y) > 20)
+    assert np.abs(found.hu[known] - (scale**3 - 1) / 0.7).mean() < 0.02
+
+
 def test_shallow_and_reversed_breaths_are_told():
     mask = GRID.image(lungs().astype(np.uint8))
 

@@ -1,14 +1,16 @@
 """What is measured of a finished registration, and how it stands to the tolerances of AAPM TG-132.
 
 Brock et al., "Use of image registration and fusion algorithms and techniques in radiotherapy: Report of the
-AAPM Radiation Therapy Committee Task Group No. 132", Medical Physics 44 (2017) e43: landmarks, surfaces and
-consistency within the largest voxel dimension (about 2 to 3 mm), Dice within the uncertainty of contouring
-(about 0.8 to 0.9), no negative Jacobian determinant.
+AAPM Radiation Therapy Committee Task Group No. 132", Medical Physics 44 (2017) e43, table III: landmarks,
+surfaces and consistency within the largest voxel dimension (about 2 to 3 mm), Dice within the uncertainty of
+contouring (about 0.80 to 0.90), no negative Jacobian determinant. The table's figures are as others quote it
+(docs/breathing/quality-report.md says who).
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ..errors import InputError
 from ..field import DisplacementField
 from ..geometry import Grid
 from ..images import read_image, read_volume
+from ..jobs import READING_CHOICES
 from ..lungs import Lungs, find_lungs
 from ..options import PairFiles
 from ..pairing import read_landmark_pair
@@ -112,6 +115,7 @@ def examine(
                 side: {
                     **describe_image(image, path),
                     "sha256": _checksum(path),
+                    "path": os.path.abspath(path),
                     "dicom": _identity(path),
                     "lungs_litres": found_lungs.volume_litres,
                 }
@@ -126,9 +130,9 @@ def examine(
             "tolerance_mm": tolerance,
             "notes": [*source.done.get("notes", []), *read_notes, *pair.notes],
             **figures,
-            "checks": checks(figures, tolerance),
         }
     )
+    report["checks"] = [_patients(report["inputs"]), *checks(figures, tolerance)]
     tell(1.0, "Measured")
     return Case(fixed, moving, mapping, lungs[0], lungs[1], found, report)
 
@@ -266,6 +270,18 @@ def checks(figures: dict[str, Any], tolerance: float) -> list[dict[str, Any]]:
     ]
 
 
+def _patients(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A check, as ``checks`` has them: do both images say that they are of one patient?"""
+    ids = [inputs[side]["dicom"].get("patient", "") for side in SIDES]
+    known = all(ids)
+    return {
+        "name": "Patient of both images (DICOM)",
+        "measured": " and ".join(dict.fromkeys(ids)) if known else "–",
+        "tolerance": "one patient",
+        "verdict": "not measured" if not known else "within" if ids[0] == ids[1] else "outside",
+    }
+
+
 def _errors(found: dict[str, Any]) -> str:
     return "{mean:.2f} ± {sd:.2f} mm, largest {max:.2f} ({count} landmarks)".format(**found)
 
@@ -312,7 +328,11 @@ def _pair(result: Path) -> _Source:
         raise InputError(f"There is no {path}; give a folder that register or sequence wrote.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no report of register with its transform and both images.") from error
-    images = [read_image(image) for image in paths]
+    chosen = {key: names[key] for key in READING_CHOICES if names.get(key) is not None}
+    images = [
+        read_image(path, chosen.get(f"{side}_series"), frame=chosen.get(f"{side}_frame"))
+        for side, path in zip(SIDES, paths)
+    ]
     for image, size, name in zip(images, sizes, paths):
         if list(image.GetSize()) != size:
             raise InputError(f"{name} is not the image that was registered: its size has changed.")
@@ -323,7 +343,9 @@ def _pair(result: Path) -> _Source:
         images,
         paths,
         [read_volume(mask) if mask else None for mask in masks],
-        PairFiles(*map(Path, paths), *files, exclude_landmarks=tuple(names.get("excluded_landmarks", ()))),
+        PairFiles(
+            *map(Path, paths), *files, exclude_landmarks=tuple(names.get("excluded_landmarks", ())), **chosen
+        ),
         transform if transform.is_file() else path.parent / transform.name,  # the folder was moved
         done,
         {"inverse_consistency_mm": done.get("inverse_consistency_mm")},  # the way back is not on the disk

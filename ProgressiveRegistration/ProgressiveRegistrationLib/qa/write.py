@@ -108,13 +108,8 @@ def _first_page(report: dict[str, Any]) -> Any:
         spacing = " × ".join(f"{v:.2f}" for v in entry["spacing_mm"])
         line(f"{side}: {entry['path']}")
         size = " × ".join(map(str, entry["size"]))
-        line(
-            f"{size} voxels of {spacing} mm; lungs {entry['lungs_litres']:.2f} l; sha256 "
-            f"{entry['sha256'] or 'not known'}",
-            8,
-            0.02,
-            116,
-        )
+        line(f"{size} voxels of {spacing} mm; lungs {entry['lungs_litres']:.2f} l", 8, 0.02, 116)
+        line(f"sha256 {entry['sha256'] or 'not known'}", 8, 0.02, 116)
         for key, value in entry["dicom"].items():
             line(f"{key.replace('_', ' ')}: {value}", 8, 0.02, 116)
     line(f"transform: {report['transform']['path']}")
@@ -123,14 +118,14 @@ def _first_page(report: dict[str, Any]) -> Any:
     y -= 0.014
     line("Measurements and tolerances", 11, fontweight="bold")
     y -= 0.004
-    columns = (0.08, 0.36, 0.62, 0.86)
+    columns = (0.08, 0.36, 0.60, 0.84)
     for x, name in zip(columns, ("check", "measured", "tolerance", "verdict")):
         figure.text(x, y, name, fontsize=8, color="#6a6f78", va="top")
     y -= 0.02
     for check in report["checks"]:
         cells = [
             textwrap.wrap(check[key], w) or [""]
-            for key, w in (("name", 38), ("measured", 32), ("tolerance", 34))
+            for key, w in (("name", 38), ("measured", 29), ("tolerance", 33))
         ]
         for x, lines in zip(columns, cells):
             figure.text(x, y, "\n".join(lines), fontsize=8, va="top", linespacing=1.25)
@@ -170,7 +165,7 @@ def _second_page(case: Case) -> Any:
         left=0.06,
         right=0.94,
         top=0.915,
-        bottom=0.06,
+        bottom=0.085,
         hspace=0.16,
         wspace=0.04,
         width_ratios=widths,
@@ -180,15 +175,17 @@ def _second_page(case: Case) -> Any:
             axes = figure.add_subplot(grid[r, c])
             axes.imshow(picture, interpolation="bilinear")
             axes.set_axis_off()
-            axes.set_title(name if c == 0 else plane.name, fontsize=8, loc="left", pad=3)
+            axes.set_title(f"{name}, {plane.name}" if c == 0 else plane.name, fontsize=8, loc="left", pad=3)
     figure.text(
         0.08,
-        0.043,
-        "Overlays: fixed orange, moving blue, grey where they agree; the patient's right is on the left.\n"
+        0.072,
+        "Overlays: fixed orange, moving blue, grey where they agree; orange alone where the moving image "
+        "ends. The patient's right is on the left.\n"
         "Volume change: red grows to twice, blue shrinks to a half, yellow folds. "
         f"Expected error: clear to dark red, {DOUBT_MM:.0f} mm and more.",
         fontsize=6.5,
         color="#6a6f78",
+        va="top",
     )
     return figure
 

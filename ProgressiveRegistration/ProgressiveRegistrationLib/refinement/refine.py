@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is
 BACK_MM = 4.0  # of the grid on which the way back begins
 MEAN_MM, INVERSE_STEPS = 2.5, 8  # of the mean of both ways
 SLAB_POINTS = 100_000  # of it at once
+FINEST = 0.55  # voxels of the coarser image (geometric mean), of a stage's features: see REFINEMENT.md
 MEETING = 10  # iterations' time that the mean takes, for the progress bar
 
 
@@ -85,6 +86,7 @@ def refine(
     image. Cancelled.
     """
     settings = preset if isinstance(preset, Settings) else _settings(preset)
+    settings = replace(settings, stages=_shown(settings.stages, fixed, moving))
     # what it needs of torch is not all there on mps
     target = torch.device("cpu" if device.startswith("mps") else device)
     steps = [] if convergence is None else convergence
@@ -107,6 +109,15 @@ def _settings(preset: str) -> Settings:
     if preset not in known:
         raise InputError(f"The refinement {preset!r} is unknown; use {' or '.join(map(repr, known))}.")
     return known[preset]
+
+
+def _shown(stages: tuple[Stage, ...], *images: sitk.Image) -> tuple[Stage, ...]:
+    """The stages whose features both images can show, and the first two always.
+
+    On finer ones there is nothing but interpolation to fit: they cost time and make the map uneven.
+    """
+    coarsest = max(float(np.prod(image.GetSpacing())) ** (1 / 3) for image in images)
+    return (*stages[:2], *(s for s in stages[2:] if s.voxel_mm >= FINEST * coarsest))
 
 
 def doubts(convergence: list[dict[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -51,7 +51,7 @@ def mid_position(displacements: np.ndarray, grid: Grid) -> DisplacementField:
 
 
 def mean_image(
-    images: Sequence[sitk.Image], maps: Sequence[sitk.Transform], grid: Grid, cancelled: Stop = None
+    images: Iterable[sitk.Image], maps: Iterable[sitk.Transform], grid: Grid, cancelled: Stop = None
 ) -> sitk.Image:
     """The mean of all images, each seen through its map from ``grid``, float32; where an image ends, the
     others' mean.

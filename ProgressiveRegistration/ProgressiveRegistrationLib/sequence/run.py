@@ -5,7 +5,7 @@ report.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -408,28 +408,27 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, say: 
         names[key] = name or f"{key}.nrrd"
         write_image(values, folder / names[key])
 
-    itk = []
     for k, phase in enumerate(result.phases):
         say("writing", 0.93 + 0.05 * k / len(result.phases), f"Writing {phase.name}")
         field = result.field(k)
-        itk.append(field.covering(own).to_transform())
         if k != result.reference:
             names[f"field_{phase.name}"] = f"field_{phase.name}.nrrd"
             field.covering(own).write(folder / names[f"field_{phase.name}"])
             if sequence.warped:
                 image(f"warped_{phase.name}", field.warp_image(result.images[k], own))
-    image("mean", mean_image(result.images, itk, own, say.cancelled))
+
+    def from_reference() -> Iterator[sitk.Transform]:
+        for k in range(len(result.phases)):  # one at a time: each takes twice a field's memory in ITK
+            yield result.field(k).covering(own).to_transform()
+
+    image("mean", mean_image(result.images, from_reference(), own, say.cancelled))
     back = result.middle.inverse(result.grid, cancelled=say.cancelled)
     names["midposition_field"] = "midposition_field.nrrd"
     back = back.covering(own)
     back.write(folder / names["midposition_field"])
     to_reference = back.to_transform()
-    image(
-        "midposition",
-        mean_image(
-            result.images, [sitk.CompositeTransform([t, to_reference]) for t in itk], own, say.cancelled
-        ),
-    )
+    from_middle = (sitk.CompositeTransform([there, to_reference]) for there in from_reference())
+    image("midposition", mean_image(result.images, from_middle, own, say.cancelled))
     image("amplitude", result.grid.image(result.amplitude))
     image("amplitude_by_axis", result.grid.image(result.ranges))
     image("reference_lungs", result.lungs[result.reference].mask)
