@@ -31,7 +31,6 @@ MASK_SHARE, MASK_SHARE_NOTED = 0.25, 0.5  # of a given mask within these: less i
 CUT_SHARE = (
     0.1  # of the lungs' largest cross-section that leaves through a face, from which on a note says so
 )
-MIRROR_GRID, MIRROR_GAIN = 32, 0.06  # overlap gained by a flip, from which on the user is told
 BETWEEN_SHARE = 0.2  # of a cut lung has tissue in front and behind (measured: 0.35 to 0.75, blankets 0.01)
 POCKET_LITRES = 0.01  # of bowel, from which on it is looked at
 POCKET_HU, POCKET_SHARE = -950.0, 0.2  # how much of a bowel pocket is darker: lung has hardly any
@@ -111,28 +110,6 @@ def _extent(image: sitk.Image) -> str:
     """The image's size, for a sentence: a slip in the spacing shows in it."""
     sides = (n * s for n, s in zip(image.GetSize(), image.GetSpacing()))
     return " x ".join(f"{side:.4g}" for side in sides) + " mm"
-
-
-def mirrored(fixed: Lungs, moving: Lungs) -> str | None:
-    """ "left to right" or "head to feet" when the moving lungs fit the fixed ones clearly better after that
-    flip; else None.
-
-    Both are looked at in their own boxes, so that neither place nor size matters.
-    """
-    shapes = []
-    for lungs in (fixed, moving):
-        (mean, sd) = lungs.moments()
-        grid = Box(mean - 2.5 * sd, mean + 2.5 * sd).grid(MIRROR_GRID)
-        shapes.append(sitk.GetArrayFromImage(grid.resample(sitk.Cast(lungs.mask, sitk.sitkFloat32))) > 0.5)
-    a, b = shapes
-
-    def overlap(other: np.ndarray) -> float:
-        return 2 * float((a & other).sum()) / max(1, int(a.sum() + other.sum()))
-
-    plain = overlap(b)
-    flips = {"left to right": overlap(b[:, :, ::-1]), "head to feet": overlap(b[::-1])}
-    best = max(flips, key=lambda way: flips[way])
-    return best if flips[best] > plain + MIRROR_GAIN else None
 
 
 def matched_boxes(fixed: Lungs, moving: Lungs) -> tuple[Box, Box]:

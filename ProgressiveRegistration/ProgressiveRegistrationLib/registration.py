@@ -14,8 +14,9 @@ from .errors import InputError
 from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
-from .lungs import Lungs, find_lungs, matched_boxes, mirrored
+from .lungs import Lungs, find_lungs, matched_boxes
 from .network.field import extended_from, smoothed_field
+from .orientation import mirrored, upside_down
 from .presets import DEFAULT, Preset, find_preset
 from .progress import Progress, Stop, Work
 
@@ -308,6 +309,12 @@ def _or_shared(
 
 def _implausible(fixed_lungs: Lungs, moving_lungs: Lungs) -> list[str]:
     """Sentences about lungs that two scans of one patient rarely have."""
+    down = [n for n, lungs in (("fixed", fixed_lungs), ("moving", moving_lungs)) if upside_down(lungs)]
+    if down:
+        return [
+            f"The {' and the '.join(down)} lungs stand upside down, on their apices: check that the "
+            f"scan{'s were' if down[1:] else ' was'} not stored with head and feet exchanged."
+        ]
     flip = mirrored(fixed_lungs, moving_lungs)
     if flip is not None:
         return [

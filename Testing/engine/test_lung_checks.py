@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.errors import NoLungError
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.lungs import find_lungs, mirrored
+from ProgressiveRegistrationLib.lungs import find_lungs
+from ProgressiveRegistrationLib.orientation import mirrored, upside_down
 from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
 from ProgressiveRegistrationLib.registration import register
 from scipy import ndimage
@@ -24,7 +25,7 @@ def with_values(image: sitk.Image, values: np.ndarray) -> sitk.Image:
     return Grid.from_image(image).image(values)
 
 
-def flipped(image: sitk.Image, axis: int) -> sitk.Image:
+def flipped(image: sitk.Image, axis: int | tuple[int, ...]) -> sitk.Image:
     return with_values(image, np.ascontiguousarray(np.flip(sitk.GetArrayFromImage(image), axis)))
 
 
@@ -59,8 +60,24 @@ def test_a_mask_of_the_wrong_place_is_told(thorax):
 def test_a_flipped_scan_is_told_and_two_phases_are_not(thorax):
     fixed, moving = find_lungs(thorax.fixed), find_lungs(thorax.moving)
     assert mirrored(fixed, moving) is None
-    for axis, way in ((0, "head to feet"), (2, "left to right")):
-        assert mirrored(fixed, replace(moving, mask=flipped(moving.mask, axis))) == way
+    ways = {0: "head to feet", 1: "front to back", 2: "left to right", (1, 2): "by half a turn"}
+    for axis, way in ways.items():
+        assert (mirrored(fixed, replace(moving, mask=flipped(moving.mask, axis))) or "").startswith(way)
+
+
+def test_scans_upside_down_are_told_each_by_itself(thorax):
+    up = {"fixed": thorax.fixed, "moving": thorax.moving}
+    for down, said in (
+        (("fixed", "moving"), "The fixed and the moving lungs"),
+        (("fixed",), "The fixed lungs"),
+    ):
+        images = {k: flipped(v, 0) if k in down else v for k, v in up.items()}
+        result = register(images["fixed"], images["moving"], model="none", preset="fast")
+        (note,) = [n for n in result.notes if "upside down" in n]
+        assert note.startswith(f"{said} stand upside down")
+    assert not any(upside_down(find_lungs(image)) for image in up.values())
+    cut = find_lungs(flipped(thorax.moving[:, :, :58], 0))  # without apices it cannot be known
+    assert not upside_down(cut)
 
 
 def test_no_lung_gives_the_images_size(thorax):

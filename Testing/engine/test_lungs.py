@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,6 +11,8 @@ from hard_scans import variants
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.lungs import Lungs, find_lungs, matched_boxes
+from ProgressiveRegistrationLib.orientation import upside_down
+from scipy import ndimage
 
 
 def coarser(image: sitk.Image) -> sitk.Image:
@@ -35,6 +39,30 @@ def test_the_box_of_every_scan_holds_two_lungs_of_a_persons_size(scans):
         grid = Grid.from_image(lungs.mask)
         sides = np.sign(grid.points()[sitk.GetArrayFromImage(lungs.mask) > 0][:, 0] - lungs.box.centre[0])
         assert 0.3 < (sides > 0).mean() < 0.7, name
+
+
+def test_every_scan_stands_on_the_lungs_bases_and_its_mirror_image_does_not(scans):
+    for name, (_, lungs) in scans.items():
+        assert not upside_down(lungs), name
+        if not {"top", "bottom"} & set(lungs.cut):
+            mask = sitk.Flip(lungs.mask, [False, False, True])
+            mask.CopyInformation(lungs.mask)
+            assert upside_down(replace(lungs, mask=mask)), name
+
+
+def test_bowel_gas_of_a_real_scan_is_left_out(scans):
+    """Taken for lung, it made one part of 6.2 l down to the last slice, at -386 mm."""
+    image, lungs = scans["covidctmd-cap001"]
+    assert image.GetOrigin()[2] < -380
+    assert lungs.cut == ()
+    grid = Grid.from_image(lungs.mask)
+    deepest = np.argwhere(sitk.GetArrayViewFromImage(lungs.mask) > 0)[0][::-1]
+    assert grid.index_to_world(deepest)[2] == pytest.approx(-380, abs=6)
+    hu = sitk.GetArrayFromImage(grid.resample(sitk.Cast(image, sitk.sitkFloat32)))
+    gas = ndimage.uniform_filter(hu, 5) < -980  # stomach and colon; lung has vessels
+    inside = sitk.GetArrayViewFromImage(lungs.mask) > 0
+    assert gas[:40].sum() > 500  # the lowest 80 mm
+    assert (gas & inside)[:40].sum() == 0
 
 
 def test_masks_agree_with_the_ones_that_come_with_elastix_lung(shared):
