@@ -168,6 +168,7 @@ def register_files(
             *_backward_notes(result, backward),
             *_folding_notes(figures),
             *inputs.landmarks.notes,
+            *(doubt.figures["notes"] if doubt is not None else []),
         ]
         report["command"] = job.command
         scene = (inputs.fixed, inputs.moving, result.field, result.fixed_lungs.mask)

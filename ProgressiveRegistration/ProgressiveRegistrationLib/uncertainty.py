@@ -31,6 +31,7 @@ VOXEL_MM = 2.0  # of the feature lattices
 OFFSETS_MM = (2.0, 4.0)  # how far aside the match is tried, along x, y and z
 SMOOTHING_MM = 5.0  # sd of the Gaussian over which a match is judged
 NOISE = 2e-3  # as the refinement's
+COARSE_MM = 3.0  # voxels (geometric mean) from which on the calibration does not hold
 DISTRUST_MM = 3.0  # expected error from which on a place is marked as not to be trusted
 MODEL = Path(__file__).parent / "uncertainty_model.json"
 SIGNS = ("aside", "sharpness", "mismatch", "structure", "strain", "pleura", "there_and_back")
@@ -41,7 +42,7 @@ class Uncertainty:
     """Expected error in mm on a grid of about 4 mm over the fixed image's lungs.
 
     ``expected``: (z, y, x) float32, NaN outside the lungs; ``figures``: mean, median, p95, max (mm), share
-    above ``DISTRUST_MM``.
+    above ``DISTRUST_MM``, ``notes`` that a user should see.
     """
 
     grid: Grid
@@ -102,6 +103,7 @@ def uncertainty(
             "distrust_percent": float(100 * np.mean(values > DISTRUST_MM)),
             "backward": backward is not None,
             "calibration": _model()["about"],
+            "notes": _notes(fixed, moving),
         },
     )
 
@@ -206,6 +208,16 @@ def predict(model: dict[str, Any], found: dict[str, np.ndarray]) -> np.ndarray:
     x = np.clip((terms(found) - mean) / scale, -3, 3)  # nothing is extrapolated far
     score = x @ np.array(model["weights"])
     return np.interp(score, model["scores"], model["errors_mm"])
+
+
+def _notes(*images: sitk.Image) -> list[str]:
+    coarsest = max(float(np.prod(image.GetSpacing())) ** (1 / 3) for image in images)
+    if coarsest < COARSE_MM:
+        return []
+    return [
+        f"The uncertainty map was calibrated on voxels of 2 to 3 mm and these have {coarsest:.1f} mm: take "
+        "it as a hint of where to look, not as millimetres."
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.images import write_image
 from ProgressiveRegistrationLib.phantom.pair import ThoraxPair, breathing_thorax
 from ProgressiveRegistrationLib.uncertainty import SIGNS, uncertainty
@@ -53,6 +54,16 @@ def test_registering_back_counts_where_it_disagrees(pair):
         pair.fixed, pair.moving, field, mask, backward=DisplacementField(pair.inverse_field.grid, off)
     )
     assert bad.figures["mean_mm"] > good.figures["mean_mm"]
+
+
+def test_coarse_images_are_told_to_be_beyond_the_calibration(pair):
+    whole = Grid.from_image(pair.fixed)
+    still = DisplacementField.identity(whole.with_spacing(8.0))
+    coarse, fine = (whole.with_spacing(mm).resample(pair.fixed) for mm in (5.0, 2.5))
+    notes = uncertainty(coarse, coarse, still, pair.exhale_lungs).figures["notes"]
+    assert len(notes) == 1
+    assert "these have 5." in notes[0]
+    assert uncertainty(fine, fine, still, pair.exhale_lungs).figures["notes"] == []
 
 
 def test_model_says_how_it_did_on_phantoms_it_was_not_fitted_on():

@@ -104,6 +104,7 @@ def examine(
         other = back if isinstance(back, DisplacementField) else None
         found = uncertainty(fixed, moving, mapping, lungs[0].mask, backward=other, cancelled=cancelled)
         figures["uncertainty"] = found.figures
+    doubts = found.figures["notes"] if found is not None else []
     spacing = max(*fixed.GetSpacing(), *moving.GetSpacing())
     tolerance = float(np.clip(spacing, *TOLERANCE_MM))
     report = jsonable(
@@ -121,14 +122,14 @@ def examine(
                 }
                 for side, image, path, found_lungs in zip(SIDES, source.images, source.paths, lungs)
             },
-            "transform": {"path": str(source.transform), "sha256": checksum(source.transform)},
+            "transform": {"path": os.path.abspath(source.transform), "sha256": checksum(source.transform)},
             "registration": {
                 key: source.done.get(key)
                 for key in ("created", "preset", "model", "device", "lung_boxes", "command", "versions")
             },
             "versions": versions(),
             "tolerance_mm": tolerance,
-            "notes": [*source.done.get("notes", []), *read_notes, *pair.notes],
+            "notes": list(dict.fromkeys([*source.done.get("notes", []), *read_notes, *pair.notes, *doubts])),
             **figures,
         }
     )

@@ -352,6 +352,7 @@ def _evaluate(
     device = str(choose_device(sequence.settings.device))
     doubt = uncertainty(fixed, images[far], fields[far], mask, device=device, cancelled=say.cancelled)
     report["uncertainty"] = {"phase": phases[far].name, **doubt.figures}
+    report["notes"] += doubt.figures["notes"]
     return Result(
         phases=phases,
         reference=reference,
