@@ -21,6 +21,7 @@ from ProgressiveRegistrationLib.lungs import find_lungs
 
 from . import mrml, mrml_landmarks
 from .i18n import _
+from .overlays import add_legend
 
 INDEX = "phase"
 # Of the transforms in the scene, which Slicer writes uncompressed: a 4DCT's would else be a gigabyte.
@@ -150,7 +151,9 @@ def add_map(name: str, image: sitk.Image, colours: str, limits: tuple, unit: str
         "vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name)
     )
     known = np.isfinite(values)
-    mrml.update_volume(node, _with(image, np.where(known, values, 0).astype(np.float32)))
+    lowest = float(values[known].min()) if known.any() else 1.0
+    outside = 0.0 if lowest > 0 else lowest - 1.0  # what does not fill, or shrinks, is to be seen, too
+    mrml.update_volume(node, _with(image, np.where(known, values, outside).astype(np.float32)))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(_colour_table(colours).GetID())
@@ -159,8 +162,11 @@ def add_map(name: str, image: sitk.Image, colours: str, limits: tuple, unit: str
     # beyond the lungs there is nothing to show
     display.SetApplyThreshold(True)
     display.SetAutoThreshold(False)
-    display.SetThreshold(1e-6, float(max(limits[1], values[known].max() if known.any() else 1.0)))
-    _legend(node, unit)
+    display.SetThreshold(
+        1e-6 if outside == 0 else outside + 0.5,
+        float(max(limits[1], values[known].max() if known.any() else 1.0)),
+    )
+    add_legend(node, name + (f" ({unit})" if unit else ""))
     return node
 
 
@@ -267,14 +273,3 @@ def _colour_table(colours: str):
             colour = [float(np.interp(at, np.arange(len(stops)), stops[:, channel])) for channel in range(3)]
             node.SetColor(i, str(i), *colour, 1.0)
     return node
-
-
-def _legend(node, unit: str) -> None:
-    module = getattr(getattr(slicer, "modules", None), "colors", None)
-    add = getattr(module.logic() if module is not None else None, "AddDefaultColorLegendDisplayNode", None)
-    if add is None:
-        return
-    legend = add(node)
-    if legend is not None:
-        title = node.GetName() + (f" ({unit})" if unit else "")
-        legend.SetTitleText(title)

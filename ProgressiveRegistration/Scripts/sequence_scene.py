@@ -32,7 +32,7 @@ def start_core() -> list:
     application.SetMRMLScene(scene)
     kept = [scene, application]
     for name in (
-        "vtkMRMLColorLogic",
+        "vtkSlicerColorLogic",
         "vtkSlicerVolumesLogic",
         "vtkSlicerTransformLogic",
         "vtkSlicerMarkupsLogic",

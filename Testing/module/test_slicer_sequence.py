@@ -70,6 +70,20 @@ def test_map_has_its_colours_and_is_clear_beyond_the_lungs(nodes):
     assert nodes.landmarks.GetNumberOfControlPoints() == 4
 
 
+def test_part_that_shrinks_is_shown_and_has_a_legend(nodes):
+    values = np.full((4, 5, 6), np.nan, np.float32)
+    values[1:3, 1:4, 1:4], values[1, 1, 1] = 0.2, -0.3
+    node = sequence_scene.add_map("Chest air", sitk.GetImageFromArray(values), "turbo", (0.0, 0.5), "")
+    display, shown = node.GetDisplayNode(), slicer.util.arrayFromVolume(node)
+    seen = (shown >= display.GetLowerThreshold()) & (shown <= display.GetUpperThreshold())
+    assert np.array_equal(seen, np.isfinite(values))
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+    assert legend.GetTitleText() == "Chest air"
+    assert slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(nodes.maps["uncertainty"]).GetTitleText() == (
+        "Chest uncertainty (mm)"
+    )
+
+
 def test_scene_opened_again_is_the_same(nodes, tmp_path):
     sequence_scene.save_scene(tmp_path / "scene.mrb")
     assert [p.name for p in tmp_path.iterdir()] == ["scene.mrb"]
