@@ -1,25 +1,67 @@
-"""A training run's configuration: a YAML file, checked key by key against these dataclasses."""
+"""A training run's configuration: a YAML file, checked key by key against these dataclasses (``values``)."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Union
 
 from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict
 
-from .deformation import SplineSpec
 from .losses import LOSSES
 from .network import NORMS
-from .samples import Augmentation, Sampling
+from .samples import Sampling
 from .schedule import LearningRate, Schedule
 from .unsupervised import Similarity
+from .values import (
+    DEFAULTS,
+    LIST,
+    Anything,
+    Count,
+    Flag,
+    Number,
+    Numbers,
+    PerLevel,
+    Texts,
+    TwoNumbers,
+    Whole,
+    Wholes,
+    one_of,
+    read,
+    within,
+    wrong,
+)
+
+
+def _size(value: Any) -> int | tuple[int, int, int]:
+    value = tuple(value) if isinstance(value, (list, tuple)) else value
+    if any(type(n) is not int for n in (value if isinstance(value, tuple) else (value,))) or (
+        isinstance(value, tuple) and len(value) != 3
+    ):
+        raise wrong("must be a whole number of cells, or three: along x, y and z")
+    return value
+
+
+Size = Annotated[Union[int, tuple[int, int, int]], PlainValidator(_size)]
+
+
+def _data_set(value: Any) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(value.get("scans", 0), int):
+        raise wrong("must be a list of {name, licence, scans}, scans a whole number")
+    return value
+
+
+DataSet = Annotated[Any, BeforeValidator(_data_set)]
+
+
+def _data_sets(value: Any) -> Any:
+    """Nothing at all (or "", as once in checkpoints) is a list of none."""
+    return value if isinstance(value, (list, tuple)) else (value,) if value else ()
 
 
 @dataclass(frozen=True)
@@ -41,16 +83,16 @@ class Data:
     ``pairs``: real pairs, for unsupervised training; ``pair_share``: the part of the samples that they are.
     """
 
-    train: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
-    hold_out: float = 0.0
+    train: Texts = ()
+    validation: Texts = ()
+    hold_out: Annotated[Number, within(0, 1, end=False)] = 0.0
     cache: str = "../cache"
-    window: tuple[float, float] = WINDOW_HU
-    memory_gb: float = 4.0
-    training_data: Any = ()
+    window: TwoNumbers = WINDOW_HU
+    memory_gb: Number = 4.0
+    training_data: Annotated[tuple[DataSet, ...], BeforeValidator(_data_sets)] = ()
     licence: str = ""
-    pairs: tuple[TrainingPair, ...] = ()
-    pair_share: float = 0.5
+    pairs: Annotated[tuple[TrainingPair, ...], LIST] = ()
+    pair_share: Annotated[Number, within(0, 1)] = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,14 +103,14 @@ class Network:
     correlation (none in the paper). ``output``: "finest" (paper) or "composed" (its section IV-F).
     """
 
-    width: int = 8
-    levels: int = 5
-    size: Any = 128
-    norm: str = "renorm"
-    momentum: float = 0.01
-    growth: str = "random"
-    correlated: tuple[int, ...] = ()
-    output: str = "finest"
+    width: Count = 8
+    levels: Count = 5
+    size: Size = 128
+    norm: Annotated[str, one_of(*NORMS)] = "renorm"
+    momentum: Number = 0.01
+    growth: Annotated[str, one_of("random", "carry")] = "random"
+    correlated: Wholes = ()
+    output: Annotated[str, one_of("finest", "composed")] = "finest"
 
 
 @dataclass(frozen=True)
@@ -80,13 +122,13 @@ class Phases:
     training ends.
     """
 
-    iterations: int = 21000
-    baseline: bool = False
-    plateau: tuple[float, ...] | None = None
-    transition: tuple[float, ...] | None = None
-    Delta: Any = None
-    delta: Any = None
-    tau: tuple[float, ...] | None = None
+    iterations: Count = 21000
+    baseline: Flag = False
+    plateau: Numbers | None = None
+    transition: Numbers | None = None
+    Delta: PerLevel | None = None
+    delta: PerLevel | None = None
+    tau: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -96,15 +138,15 @@ class Optimiser:
     ``loss``: "squared" (eq. 4) or "distance", see ``losses.weighted_loss``.
     """
 
-    name: str = "adam"
-    loss: str = "squared"
-    learning_rate: Any = 1e-3
-    final_learning_rate: Any = None
-    warmup: int = 0
-    momentum: float = 0.5
-    weight_decay: float = 0.0
-    clip: float = 0.0
-    ema: float = 0.999
+    name: Annotated[str, one_of("adam", "sgd")] = "adam"
+    loss: Annotated[str, one_of(*LOSSES)] = "squared"
+    learning_rate: PerLevel = 1e-3
+    final_learning_rate: PerLevel | None = None
+    warmup: Whole = 0
+    momentum: Number = 0.5
+    weight_decay: Number = 0.0
+    clip: Number = 0.0
+    ema: Annotated[Number, within(0, 1, end=False)] = 0.999
 
 
 @dataclass(frozen=True)
@@ -115,12 +157,12 @@ class Hardware:
     """
 
     accelerator: str = "auto"
-    devices: Any = 1
-    nodes: int = 1
+    devices: Anything = 1
+    nodes: Whole = 1
     precision: str = "auto"
-    threads: int = 0
-    prefetch: bool = True
-    workers: int = 0
+    threads: Whole = 0
+    prefetch: Flag = True
+    workers: Annotated[Whole, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -132,14 +174,14 @@ class Pair:
     fixed: str
     moving: str
     landmarks: str
-    exclude: tuple[str, ...] = ()
+    exclude: Texts = ()
 
 
 @dataclass(frozen=True)
 class Validation:
-    every: int = 250
-    samples: int = 4
-    pairs: tuple[Pair, ...] = ()
+    every: Whole = 250
+    samples: Whole = 4
+    pairs: Annotated[tuple[Pair, ...], LIST] = ()
 
 
 @dataclass(frozen=True)
@@ -150,12 +192,12 @@ class Output:
     """
 
     folder: str = "../runs"
-    checkpoint_minutes: float = 5.0
-    checkpoint_every: int = 0
-    keep: int = 2
-    snapshot_every: int = 0
-    log_every: int = 10
-    pictures_every: int = 1000
+    checkpoint_minutes: Number = 5.0
+    checkpoint_every: Whole = 0
+    keep: Whole = 2
+    snapshot_every: Whole = 0
+    log_every: Whole = 10
+    pictures_every: Whole = 1000
     mirror: str | None = None
 
 
@@ -166,19 +208,21 @@ class Config:
     ``training``: "supervised" (paper) or "unsupervised" (its section IV-F), by ``similarity``.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     name: str
-    seed: int = 0
-    training: str = "supervised"
-    data: Data = field(default_factory=Data)
-    network: Network = field(default_factory=Network)
-    schedule: Phases = field(default_factory=Phases)
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    sampling: Sampling = field(default_factory=Sampling)
-    similarity: Similarity = field(default_factory=Similarity)
-    hardware: Hardware = field(default_factory=Hardware)
-    validation: Validation = field(default_factory=Validation)
-    output: Output = field(default_factory=Output)
-    folder: Path = Path()
+    seed: Whole = 0
+    training: Annotated[str, one_of("supervised", "unsupervised")] = "supervised"
+    data: Annotated[Data, DEFAULTS] = field(default_factory=Data)
+    network: Annotated[Network, DEFAULTS] = field(default_factory=Network)
+    schedule: Annotated[Phases, DEFAULTS] = field(default_factory=Phases)
+    optimiser: Annotated[Optimiser, DEFAULTS] = field(default_factory=Optimiser)
+    sampling: Annotated[Sampling, DEFAULTS] = field(default_factory=Sampling)
+    similarity: Annotated[Similarity, DEFAULTS] = field(default_factory=Similarity)
+    hardware: Annotated[Hardware, DEFAULTS] = field(default_factory=Hardware)
+    validation: Annotated[Validation, DEFAULTS] = field(default_factory=Validation)
+    output: Annotated[Output, DEFAULTS] = field(default_factory=Output)
+    folder: Annotated[Path, Strict()] = Path()  # of the file; no key of it
 
     def path(self, text: str) -> Path:
         """A path of the configuration, relative to its file."""
@@ -201,8 +245,6 @@ class Config:
     def build_schedule(self) -> Schedule:
         """The schedule; raises InputError if it is impossible."""
         levels, phases = self.network.levels, self.schedule
-        if phases.iterations < 1:
-            raise InputError(f"schedule.iterations must be at least 1; got {phases.iterations}.")
         if phases.baseline:
             return Schedule.baseline(levels)
         if phases.plateau is not None or phases.transition is not None:
@@ -220,12 +262,8 @@ class Config:
             return Schedule.stages(plateau, transition)
         Delta = 6000 if phases.Delta is None else phases.Delta
         delta = 2000 if phases.delta is None else phases.delta
-        if (
-            phases.tau is None
-            and not isinstance(Delta, (list, tuple))
-            and not isinstance(delta, (list, tuple))
-        ):
-            return Schedule.paper(_number(Delta, "schedule.Delta"), _number(delta, "schedule.delta"), levels)
+        if phases.tau is None and not isinstance(Delta, tuple) and not isinstance(delta, tuple):
+            return Schedule.paper(Delta, delta, levels)
         lists = [_per_level(v, levels, f"schedule.{k}") for v, k in ((Delta, "Delta"), (delta, "delta"))]
         if phases.tau is None:
             raise InputError("A schedule with a Delta or delta per level needs tau too, one per level.")
@@ -243,25 +281,6 @@ class Config:
         """Itself; raises InputError for values that cannot work."""
         self.build_schedule()
         rate = self.build_learning_rate()
-        choices = {
-            "network.norm": (self.network.norm, NORMS),
-            "training": (self.training, ("supervised", "unsupervised")),
-            "similarity.measure": (self.similarity.measure, ("lncc", "mind")),
-            "network.growth": (self.network.growth, ("random", "carry")),
-            "network.output": (self.network.output, ("finest", "composed")),
-            "optimiser.name": (self.optimiser.name, ("adam", "sgd")),
-            "optimiser.loss": (self.optimiser.loss, tuple(LOSSES)),
-            "sampling.generator": (self.sampling.generator, ("fast", "gryds")),
-            "sampling.input": (self.sampling.input, ("gradient", "intensity")),
-            "sampling.mask": (self.sampling.mask, ("body", "bore")),
-            "sampling.mask_moved_with": (self.sampling.mask_moved_with, ("t1", "t1t2")),
-        }
-        for key, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise InputError(f"{key} must be one of {', '.join(allowed)}; got {value!r}.")
-        for key, value in (("network.width", self.network.width), ("network.levels", self.network.levels)):
-            if value < 1:
-                raise InputError(f"{key} must be at least 1; got {value}.")
         # As in a study: below 4^3 there is no image left to see motion in.
         self._check_size()
         levels = self.network.levels
@@ -270,8 +289,6 @@ class Config:
                 f"network.correlated must hold levels from 1 (0 is the finest) to {levels - 1}; got "
                 f"{list(self.network.correlated)}."
             )
-        if self.hardware.workers < 0:
-            raise InputError(f"hardware.workers must not be negative; got {self.hardware.workers}.")
         if self.network.output == "composed" and self.network.growth == "carry":
             raise InputError(
                 "network.growth must be random where network.output is composed: a carried level would move "
@@ -279,39 +296,19 @@ class Config:
             )
         if self.data.pairs and self.training == "supervised":
             raise InputError("data.pairs have no known displacements: set training to unsupervised.")
-        if not 0 <= self.data.pair_share <= 1:
-            raise InputError(f"data.pair_share must be in [0, 1]; got {self.data.pair_share}.")
-        if self.similarity.radius < 1:
-            raise InputError(f"similarity.radius must be at least 1; got {self.similarity.radius}.")
         if min(*rate.start, *rate.end) <= 0:
             raise InputError("optimiser.learning_rate must be positive.")
-        if not 0 <= self.data.hold_out < 1:
-            raise InputError(f"data.hold_out must be in [0, 1); got {self.data.hold_out}.")
-        if not 0 <= self.optimiser.ema < 1:
-            raise InputError(f"optimiser.ema must be in [0, 1); got {self.optimiser.ema}.")
         if set(self.sampling.table) != {"t1", "t21", "t22"}:
             raise InputError("sampling.table needs exactly the transforms t1, t21 and t22.")
-        for name, spline in self.sampling.table.items():
-            if spline.grid < 2:
-                raise InputError(f"sampling.table.{name}.grid must be at least 2; got {spline.grid}.")
         if not self.data.window[0] < self.data.window[1]:
             low, high = self.data.window
             raise InputError(f"data.window must rise, as in [-1000, -100]; got [{low:g}, {high:g}].")
-        _check_description(self.data.training_data)
         return self
 
     def _check_size(self) -> None:
         size, levels = self.network.size, self.network.levels
-        one = isinstance(size, int) and not isinstance(size, bool)
-        sides = (size,) * 3 if one else size
-        if (
-            not isinstance(sides, (list, tuple))
-            or len(sides) != 3
-            or not all(isinstance(n, int) and not isinstance(n, bool) for n in sides)
-        ):
-            raise InputError(
-                f"network.size must be a whole number of cells, or three: along x, y and z; got {size!r}."
-            )
+        one = isinstance(size, int)
+        sides = (size,) * 3 if isinstance(size, int) else size
         if one and size not in (32, 64, 128):
             raise InputError(
                 f"network.size must be 32, 64 or 128, or three numbers, as in [{size}, {size}, {size}]; got "
@@ -348,125 +345,24 @@ class Config:
         return json.loads(json.dumps(out))
 
 
-def _number(value: Any, where: str) -> float:
-    """A finite number, as YAML 1.1 reads it (1e-3 comes as text); raises InputError."""
-    try:
-        number = float(value) if isinstance(value, str) else value
-    except ValueError:
-        number = None
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-        raise InputError(f"{where} must be a number; got {value!r}.")
-    return number
-
-
-def _check_description(entries: Any) -> None:
-    """Raises InputError for what is no list of data sets; nothing at all (or "", as once in checkpoints)
-    is one of none."""
-    for entry in entries if isinstance(entries, tuple) else (entries,) if entries else ():
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("scans", 0), int):
-            raise InputError(
-                f"data.training_data must be a list of {{name, licence, scans}}, scans a whole number; got "
-                f"{entry!r}."
-            )
-
-
-def _per_level(value: Any, levels: int, key: str) -> tuple[float, ...]:
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+def _per_level(value: float | tuple[float, ...], levels: int, key: str) -> tuple[float, ...]:
+    values = value if isinstance(value, tuple) else (value,) * levels
     if len(values) != levels:
         raise InputError(f"{key} needs one number, or {levels}: one per level; got {len(values)}.")
-    return tuple(float(_number(v, key)) for v in values)
+    return values
 
 
-# Which fields hold other dataclasses.
-_NESTED = {
-    (Config, "data"): Data,
-    (Config, "network"): Network,
-    (Config, "schedule"): Phases,
-    (Config, "optimiser"): Optimiser,
-    (Config, "sampling"): Sampling,
-    (Config, "similarity"): Similarity,
-    (Config, "hardware"): Hardware,
-    (Config, "validation"): Validation,
-    (Config, "output"): Output,
-    (Sampling, "augmentation"): Augmentation,
-}
-
-_LISTS = {(Validation, "pairs"): Pair, (Data, "pairs"): TrainingPair}
-
-
-def _build(kind: type, values: Any, where: str) -> Any:
-    """A dataclass from a mapping; raises InputError on unknown keys and wrong kinds of value."""
-    if values is None:
-        values = {}
-    if not isinstance(values, Mapping):
-        raise InputError(f"{where} must hold keys and values; got {values!r}.")
-    fields = {f.name: f for f in dataclasses.fields(kind) if (kind, f.name) != (Config, "folder")}
-    given = {}
-    for key, value in values.items():
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it may hold {', '.join(fields)}."
-            raise InputError(f"{where} has an unknown key {key!r}: {hint}")
-        name = f"{where}: {key}"
-        if (kind, key) in _NESTED:
-            value = _build(_NESTED[kind, key], value, name)
-        elif (kind, key) == (Sampling, "table"):
-            if not isinstance(value, Mapping):
-                raise InputError(f"{name} must hold keys and values; got {value!r}.")
-            value = {k: _build(SplineSpec, v, f"{name}.{k}") for k, v in value.items()}
-        elif (kind, key) in _LISTS:
-            if not isinstance(value or (), (list, tuple)):
-                raise InputError(f"{name} must be a list; got {value!r}.")
-            value = tuple(_build(_LISTS[kind, key], v, name) for v in value or ())
-        else:
-            value = _plain(fields[key], value, name)
-        given[key] = value
+def _checked(values: Any, where: str, folder: Path) -> Config:
+    config = dataclasses.replace(read(Config, values, where), folder=folder)
     try:
-        return kind(**given)
-    except TypeError as error:
-        raise InputError(f"{where} is incomplete: {error}.") from error
-
-
-def _plain(spec: dataclasses.Field, value: Any, where: str) -> Any:
-    """A number, text, flag or tuple of the field's kind."""
-    kind = str(spec.type)
-    if kind == "Any" or (value is None and "None" in kind):
-        return tuple(value) if isinstance(value, list) else value
-    if kind.startswith("tuple"):
-        if isinstance(value, (str, int, float)):
-            value = [value]
-        if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where} must be a list; got {value!r}.")
-        count = kind.count("float")
-        if "..." not in kind and len(value) != count:
-            raise InputError(f"{where} must be {count} numbers; got {list(value)}.")
-        if "int" in kind:
-            if any(not isinstance(v, int) or isinstance(v, bool) for v in value):
-                raise InputError(f"{where} must be whole numbers; got {list(value)}.")
-            return tuple(value)
-        return tuple(str(v) if "str" in kind else _number(v, where) for v in value)
-    if kind.startswith("bool"):
-        wanted = bool
-    elif kind.startswith("int"):
-        wanted = int
-    elif kind.startswith("float"):
-        wanted = (int, float)
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
-                value = float(value)
-            except ValueError:
-                pass
-    else:
-        wanted = str
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise InputError(f"{where} must be {kind}; got {value!r}.")
-    return value
+        return config.checked()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def config_from_dict(values: Mapping[str, Any], folder: Path | None = None) -> Config:
     """What ``Config.to_dict`` gave, as a configuration again."""
-    config = _build(Config, values, "The stored configuration")
-    return dataclasses.replace(config, folder=folder or Path()).checked()
+    return _checked(values, "The stored configuration", folder or Path())
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -536,8 +432,10 @@ def _read_yaml(path: Path, depth: int = 0) -> Any:
         return values
     if depth > 8:
         raise InputError(f"The configuration {path} has a base that comes back to itself.")
+    if not isinstance(values["base"], str):
+        raise InputError(f"The configuration {path}: base must be the name of a file beside it.")
     values = dict(values)
-    base = _read_yaml(path.parent / str(values.pop("base")), depth + 1)
+    base = _read_yaml(path.parent / values.pop("base"), depth + 1)
     # A run is not its base: it gets the name of its own file.
     return merge({k: v for k, v in dict(base or {}).items() if k != "name"}, values)
 
@@ -551,5 +449,4 @@ def read_config(path: str | Path) -> Config:
     values = _read_yaml(path)
     if isinstance(values, Mapping):
         values = {"name": path.stem, **values}
-    config = _build(Config, values, str(path))
-    return dataclasses.replace(config, folder=path.parent.resolve()).checked()
+    return _checked(values, str(path), path.parent.resolve())

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+
+from .values import ThreeNumbers, Whole
 
 FINE = 128
 CPU = torch.device("cpu")
@@ -23,8 +27,8 @@ CPU = torch.device("cpu")
 class SplineSpec:
     """A row of Table I: ``grid`` control points an axis, uniform within ``ranges`` (x, y, z) fine voxels."""
 
-    grid: int
-    ranges: tuple[float, float, float]
+    grid: Annotated[Whole, Field(ge=2)]
+    ranges: ThreeNumbers
 
 
 TABLE_I = {

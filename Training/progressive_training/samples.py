@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from .deformation import (
     identity,
 )
 from .phantoms import PhantomPair, PhantomStore
+from .values import DEFAULTS, Flag, Number, TwoNumbers, Whole, one_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -58,23 +59,23 @@ class Augmentation:
     ``breathing_share``: samples whose T2,1 is ``draw_breathing``'s. ``still_share``: samples without motion.
     """
 
-    box_margin: tuple[float, float] = (-0.01, 0.06)
-    box_change: float = 0.04
-    box_change_share: float = 0.7
-    flip: bool = True
-    one_lung_share: float = 0.2
-    masked_share: float = 0.3
-    density: float = 0.4
-    noise: float = 0.02
-    blur_share: float = 0.5
-    large_share: float = 0.3
-    large_amplitude: float = 1.5
-    small_share: float = 0.0
-    rough_share: float = 0.0
-    breathing_share: float = 0.0
-    still_share: float = 0.0
-    phantom_share: float = 0.0
-    phantoms: int = 12
+    box_margin: TwoNumbers = (-0.01, 0.06)
+    box_change: Number = 0.04
+    box_change_share: Number = 0.7
+    flip: Flag = True
+    one_lung_share: Number = 0.2
+    masked_share: Number = 0.3
+    density: Number = 0.4
+    noise: Number = 0.02
+    blur_share: Number = 0.5
+    large_share: Number = 0.3
+    large_amplitude: Number = 1.5
+    small_share: Number = 0.0
+    rough_share: Number = 0.0
+    breathing_share: Number = 0.0
+    still_share: Number = 0.0
+    phantom_share: Number = 0.0
+    phantoms: Whole = 12
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -92,14 +93,14 @@ class Sampling:
     mask.
     """
 
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Annotated[Augmentation, DEFAULTS] = field(default_factory=Augmentation)
     table: dict[str, SplineSpec] = field(default_factory=lambda: dict(TABLE_I))
-    generator: str = "fast"
-    input: str = "gradient"
-    sigma: float = SIGMA
-    mask: str = "body"
-    mask_moved_with: str = "t1t2"
-    lung_weight: float = 10.0
+    generator: Annotated[str, one_of("fast", "gryds")] = "fast"
+    input: Annotated[str, one_of("gradient", "intensity")] = "gradient"
+    sigma: Number = SIGMA
+    mask: Annotated[str, one_of("body", "bore")] = "body"
+    mask_moved_with: Annotated[str, one_of("t1", "t1t2")] = "t1t2"
+    lung_weight: Number = 10.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ The images are the network's input, so that what two phases share is compared: e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from ProgressiveRegistrationLib.network.compose import at_displaced
 from ProgressiveRegistrationLib.refinement.features import mind_ssc
 
 from .network import UNIT, resize
+from .values import Count, Number, one_of
 
 FLAT = 0.05  # of the mean variance, added to the local one
 
@@ -24,9 +26,9 @@ class Similarity:
     gradient (voxels a voxel).
     """
 
-    measure: str = "lncc"
-    radius: int = 2
-    smoothness: float = 0.5
+    measure: Annotated[str, one_of("lncc", "mind")] = "lncc"
+    radius: Count = 2
+    smoothness: Number = 0.5
 
 
 def local_dissimilarity(a: torch.Tensor, b: torch.Tensor, radius: int) -> torch.Tensor:
