@@ -7,6 +7,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import vtk
 from ProgressiveRegistrationLib.errors import InputError
 
@@ -78,9 +79,11 @@ class SequenceSession:
 
     def finish(self, result) -> sequence_scene.SequenceNodes:
         """Show it: phases and transforms under one browser, maps as volumes with colours."""
-        maps = {"amplitude": result.grid.image(result.amplitude), "uncertainty": result.doubt.image()}
+        maps = {"amplitude": result.grid.image(result.amplitude), "uncertainty": result.doubt.image(np.nan)}
         if result.breath is not None:
-            maps.update({f"ventilation_{which}": result.breath.image(which) for which in ("jacobian", "hu")})
+            maps.update(
+                {f"ventilation_{which}": result.breath.image(which, np.nan) for which in ("jacobian", "hu")}
+            )
         fields = {k: result.field(k) for k in range(len(result.phases)) if k != result.reference}
         region = result.lungs[result.reference].box
         return sequence_scene.show(self.name, self.images, result.reference, fields, maps, region=region)

@@ -31,8 +31,11 @@ def start_core() -> list:
     application = slicer.vtkSlicerApplicationLogic()
     application.SetMRMLScene(scene)
     kept = [scene, application]
+    legend = getattr(slicer, "vtkMRMLColorLegendDisplayNode", None)
+    if legend is not None:  # else Slicer's colour module makes it known, which wants Slicer's folders
+        scene.RegisterNodeClass(legend())
     for name in (
-        "vtkSlicerColorLogic",
+        "vtkMRMLColorLogic",
         "vtkSlicerVolumesLogic",
         "vtkSlicerTransformLogic",
         "vtkSlicerMarkupsLogic",

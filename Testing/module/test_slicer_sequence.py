@@ -166,6 +166,10 @@ def test_panel_registers_what_a_browser_plays(panel):
         wanted = np.subtract(shift, SHIFTS[reference])
         assert np.abs(mapped(nodes.transform) - POINTS - wanted).max() < 0.05
     assert {"amplitude", "uncertainty"} <= set(nodes.maps)
+    shown = nodes.maps["uncertainty"]
+    clear = slicer.util.arrayFromVolume(shown) < shown.GetDisplayNode().GetLowerThreshold()
+    assert clear[0].all()  # beyond the lungs
+    assert 0.2 < clear.mean() < 0.95
 
 
 def test_browser_without_volumes_is_told(panel):
