@@ -6,7 +6,12 @@ The engine imports neither ``slicer`` nor ``qt``, and nothing heavy until it is 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# Threads of torch that wait shall sleep: on a machine that does other work too, waiting ones that spin make
+# a refinement ten times slower and burn as much. OpenMP reads it once, when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,8 @@ output folder all at once, or not at all.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -133,15 +133,13 @@ def register_files(
     back = job.options.inverse_consistency
     unused = {"registering_back": not back, "uncertainty": not job.options.uncertainty}
     work = Work({k: v for k, v in SHARES.items() if not unused.get(k)}, progress, cancelled)
-    began = time.perf_counter()
-    from . import registration  # noqa: F401 (brings torch: its time is told apart)
-
-    work.add({"starting": time.perf_counter() - began})
-    with keeping(file_paths(job.files)), staged_folder(job.output) as folder:
+    # The folder is left last: not before what is written beside is whole.
+    with keeping(file_paths(job.files)), staged_folder(job.output) as folder, _beside() as beside:
         refuse_inputs(job.output, planned_names(job))  # now, not after the work
+        loading = beside.submit(_model, job.options)  # brings torch, meanwhile
         with work.stage("reading", "Reading the images"):
             inputs = read_inputs(job.files)
-        result, backward = _registered(job, inputs, work)
+        result, backward = _registered(job, inputs, loading, work)
         with work.stage("quality", "Measuring the transform"):
             figures = quality_figures(
                 result.field,
@@ -157,7 +155,9 @@ def register_files(
         if doubt is not None:
             figures["uncertainty"] = doubt.figures
         with work.stage("writing", "Warping and writing"):
+            images, warped = _write_images(job, inputs, result, folder, beside)
             outputs = _write_results(job, inputs, result, figures, folder, work.part("writing"))
+            outputs.update(images)
             if doubt is not None:
                 outputs[formats.UNCERTAINTY] = formats.UNCERTAINTY + job.options.image_format
                 write_image(doubt.image(), folder / outputs[formats.UNCERTAINTY])
@@ -173,8 +173,24 @@ def register_files(
         report["command"] = job.command
         scene = (inputs.fixed, inputs.moving, result.field, result.fixed_lungs.mask)
         final = job.final or job.output
-        _finish(report, outputs, folder, final, scene, work, html=job.options.report, doubt=doubt)
+        drawn = _drawn(report, scene, work, doubt) if job.options.report else None
+        with work.stage("writing", "Writing the warped images"):
+            for written in warped:
+                written.result()
+        _finish(report, outputs, folder, final, drawn, work)
         return report
+
+
+def _beside() -> ThreadPoolExecutor:
+    """A thread beside this one: ITK's filters and much of torch's import let others run meanwhile."""
+    return ThreadPoolExecutor(1, thread_name_prefix="beside")
+
+
+def _model(options: Options) -> Any:
+    """The model that the options name, loaded; "none" stays."""
+    from .network.model import load_model
+
+    return options.model if options.model == "none" else load_model(options.model, options.device)
 
 
 def _uncertainty(
@@ -209,14 +225,13 @@ def planned_names(job: Job) -> list[str]:
     return [*names, f"{formats.REPORT}.json", f"{formats.REPORT}.html"]
 
 
-def _registered(job: Job, inputs: Inputs, work: Work) -> tuple[Registration, Registration | None]:
-    """The registration, and the one the other way where it was asked for."""
-    from .network.model import load_model
+def _registered(
+    job: Job, inputs: Inputs, model: Future[Any], work: Work
+) -> tuple[Registration, Registration | None]:
+    """The registration, and the one the other way where it was asked for; ``model`` may still be loading."""
     from .registration import register
 
     options = job.options
-    with work.stage("model", "Loading the model"):
-        model = options.model if options.model == "none" else load_model(options.model, options.device)
 
     def one_way(sides: tuple[str, str], boxes: Any, stage: str) -> Registration:
         images, masks, mask_names = (
@@ -244,6 +259,25 @@ def _registered(job: Job, inputs: Inputs, work: Work) -> tuple[Registration, Reg
         return result, one_way(("moving", "fixed"), swapped, "registering_back")
 
 
+def _write_images(
+    job: Job, inputs: Inputs, result: Registration, folder: Path, beside: ThreadPoolExecutor
+) -> tuple[dict[str, str], list[Future[None]]]:
+    """Begin to warp and write; the images' names in ``folder`` by kind, and what to wait for."""
+    names, begun = {}, []
+
+    def write(image: sitk.Image, label: bool, path: Path) -> None:
+        write_image(result.field.warp_image(image, inputs.fixed, label=label), path)
+
+    for kind, image, label in (
+        (formats.WARPED, inputs.moving, False),
+        (formats.WARPED_LABELS, inputs.moving_labels, True),
+    ):
+        if image is not None:
+            names[kind] = kind + job.options.image_format
+            begun.append(beside.submit(write, image, label, folder / names[kind]))
+    return names, begun
+
+
 def _write_results(
     job: Job,
     inputs: Inputs,
@@ -252,26 +286,18 @@ def _write_results(
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write transforms, warped images and landmarks; returns their names in ``folder`` by kind."""
+    """Write transforms and warped landmarks; returns their names in ``folder`` by kind."""
     options, field, outputs = job.options, result.field, {}
     endings = list(dict.fromkeys(options.transform_formats))
     names = [formats.transform_file(ending, job.transform_name) for ending in endings]
     _check_room(folder, job, field.grid)
     tell = progress or (lambda *told: None)
     for done, (name, ending) in enumerate(zip(names, endings)):
-        tell("writing", 0.5 * done / len(names), f"Writing {name}")
+        tell("writing", done / len(names), f"Writing {name}")
         # Field files know nothing outside their grid: let them reach over the whole fixed image.
         reach = ending in formats.FIELD_ENDINGS
         (field.covering(Grid.from_image(inputs.fixed)) if reach else field).write(folder / name)
     outputs["transform"] = names[0] if len(names) == 1 else names
-    for kind, image, label in (
-        (formats.WARPED, inputs.moving, False),
-        (formats.WARPED_LABELS, inputs.moving_labels, True),
-    ):
-        if image is not None:
-            outputs[kind] = kind + options.image_format
-            tell("writing", 0.9 if label else 0.5, f"Writing {outputs[kind]}")
-            write_image(field.warp_image(image, inputs.fixed, label=label), folder / outputs[kind])
     fixed = inputs.landmarks.fixed
     if fixed is not None:
         outputs[formats.WARPED_LANDMARKS] = f"{formats.WARPED_LANDMARKS}.mrk.json"
@@ -337,8 +363,10 @@ def evaluate_files(
             report["seconds"] = work.total()
             report["protocol"] = protocol(report)
             return report
-        scene = (inputs.fixed, inputs.moving, mapping, mask)
-        _finish(report, {}, folder, output, scene, work, html=html and inputs.moving is not None)
+        drawn = None
+        if html and inputs.moving is not None:
+            drawn = _drawn(report, (inputs.fixed, inputs.moving, mapping, mask), work)
+        _finish(report, {}, folder, output, drawn, work)
         return report
 
 
@@ -423,23 +451,28 @@ def apply_points(
     return notes + outside_notes(mapping, points.points, None)
 
 
+def _drawn(
+    report: dict[str, Any],
+    scene: tuple[sitk.Image, sitk.Image, Transform, sitk.Image | None],
+    work: Work,
+    doubt: Uncertainty | None = None,
+) -> dict[str, Any]:
+    """The report's pictures. ``scene``: fixed, moving, the transform, the lungs' mask."""
+    fixed, moving, mapping, mask = scene
+    with work.stage("pictures", "Drawing the report"):
+        return draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"], doubt=doubt)
+
+
 def _finish(
     report: dict[str, Any],
     outputs: dict[str, Any],
     folder: Path,
     final: Path,
-    scene: tuple[sitk.Image, sitk.Image | None, Transform, sitk.Image | None],
+    drawn: dict[str, Any] | None,
     work: Work,
-    *,
-    html: bool,
-    doubt: Uncertainty | None = None,
 ) -> None:
     """Complete the report and write it into ``folder``, whose files will be in ``final``."""
-    fixed, moving, mapping, mask = scene
-    drawn = None
-    if html:
-        with work.stage("pictures", "Drawing the report"):
-            drawn = draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"], doubt=doubt)
+    if drawn is not None:
         outputs["html"] = f"{formats.REPORT}.html"
     outputs["report"] = f"{formats.REPORT}.json"
     final = Path(final).absolute()

@@ -17,7 +17,7 @@ class Stage:
     Adam's first and last step.
 
     smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a
-    sum of 12).
+    sum of 12). repeats: how often at most the stage is run again, while it pays: see ``refine.PAYS``.
     """
 
     voxel_mm: float
@@ -26,6 +26,7 @@ class Stage:
     smoothness: float = 0.6
     points: int = 40_000
     step_mm: tuple[float, float] = (1.0, 0.3)
+    repeats: int = 0
 
     def __post_init__(self) -> None:
         if min(self.voxel_mm, self.node_mm, self.iterations, self.points, *self.step_mm) <= 0:
@@ -71,8 +72,8 @@ class Preset:
 
 # 24 mm nodes and 2 mm steps catch what the network missed: from no map at all, 35 mm off, to 1.1 mm
 # (REFINEMENT.md)
-_WIDE = Stage(6.0, 24.0, 30, step_mm=(2.0, 0.5))
-_MIDDLE = (_WIDE, Stage(4.0, 16.0, 30), Stage(2.0, 8.0, 36))
+_WIDE = Stage(6.0, 24.0, 10, step_mm=(2.0, 0.5), repeats=5)
+_MIDDLE = (_WIDE, Stage(4.0, 16.0, 12, repeats=3), Stage(2.0, 8.0, 30))
 
 PRESETS = {
     preset.name: preset

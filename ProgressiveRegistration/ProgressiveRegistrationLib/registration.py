@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from .field import MAX_SPACING_MM, DisplacementField, box_to_box
 from .geometry import Box, Grid
 from .images import check_image
 from .lungs import Lungs, find_lungs, matched_boxes
-from .network.field import extended_from, smoothed_field
 from .orientation import mirrored, upside_down
 from .presets import DEFAULT, Preset, find_preset
 from .progress import Progress, Stop, Work
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEAST_VOXELS = 64  # of the field along each side of the lung box, however small that is
 # Shares of the time, for the progress bar only; measured on 2 CPU cores for a 256 x 256 x 130 pair.
-SHARES = {"model": 0.3, "lungs": 1.0, "input": 0.5, "network": 1.5, "field": 1.0}
+SHARES = {"lungs": 1.0, "model": 0.3, "input": 0.5, "network": 1.5, "field": 1.0}
 GRID_SIZE = 128  # voxels a side of a lung box where no network says
 NAMES = ("the fixed image", "the moving image")
 
@@ -93,8 +93,8 @@ def register(
     Parameters
     ----------
     fixed, moving : 3D scalar images in HU; any orientation, spacing, size and numeric type.
-    model : None (the default model), a name, a card's path, a loaded ``Model``, or "none": no network,
-        box-to-box affine only.
+    model : None (the default model), a name, a card's path, a loaded ``Model`` (or a ``Future`` of one, which
+        may still be loading while the lungs are found), or "none": no network, box-to-box affine only.
     device : auto, cpu, cuda, cuda:N, mps.
     lung_boxes : "own": each image is cropped to its own lungs, and the field is composed with the affine
         map between the two boxes, which matches the lungs' centre and spread; "shared": one box around both,
@@ -129,14 +129,14 @@ def register(
     fixed, moving = (
         check_image(image, name[:1].upper() + name[1:]) for image, name in zip((fixed, moving), names)
     )
-    with work.stage("model", "Loading the model"):
-        where, network = _load(model, device)
     with work.stage("lungs", "Finding the lungs") as report:
         fixed_lungs = find_lungs(fixed, mask=fixed_mask, name=names[0], mask_name=mask_names[0])
         report("lungs", 0.5, "Finding the lungs")
         moving_lungs = find_lungs(moving, mask=moving_mask, name=names[1], mask_name=mask_names[1])
         mode, *boxes = _boxes(lung_boxes, fixed_lungs, moving_lungs, fixed, moving)
         mode, boxes, said = _or_shared(mode, boxes, fixed, moving, (fixed_lungs, moving_lungs), cancelled)
+    with work.stage("model", "Loading the model"):
+        where, network = _load(model, device)
     notes = [*fixed_lungs.notes, *moving_lungs.notes, *_implausible(fixed_lungs, moving_lungs), *said]
     size = network.card.size if network is not None else GRID_SIZE
     grids = [box.grid(size) for box in boxes]
@@ -172,6 +172,8 @@ def register(
 
 def _load(model: Any, device: str) -> tuple[Any, Any]:
     """(torch device, network or None) of what ``register`` was given."""
+    if isinstance(model, Future):
+        model = model.result()
     from .network.device import choose_device
     from .network.model import load_model
 
@@ -192,6 +194,8 @@ def _field(
     lattice = fixed_grid.with_spacing(np.minimum(MAX_SPACING_MM, extent / LEAST_VOXELS))
     residual = np.zeros((*lattice.shape, 3), np.float32)
     if voxels is not None:
+        from .network.field import extended_from, smoothed_field
+
         lungs = lattice.resample(fixed_lungs.mask, interpolator=sitk.sitkNearestNeighbor)
         u = smoothed_field(voxels, fixed_grid, lattice)
         u = extended_from(sitk.GetArrayViewFromImage(lungs) > 0, u, lattice.spacing)

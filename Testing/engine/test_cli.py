@@ -352,7 +352,7 @@ def test_inverse_consistency_loads_the_model_once_and_keeps_its_notes(folder, tm
     def register_with_notes(*images, **options):
         found = register(*images, **options)
         way = ["Forth.", "Back."][len(asked)]
-        asked.append(options["model"])
+        asked.append(options["model"].result())
         dark, bright = options["names"] if way == "Forth." else options["names"][::-1]
         return dataclasses.replace(found, notes=[way, f"Here {dark} is dark and {bright} is bright."])
 

@@ -35,6 +35,7 @@ MOST_UNEXPLAINED = 0.25  # measured: one patient to 0.15, two patients 0.39 (REF
 LEAST_SEEN = 0.2  # share of the lungs that the moving image must show
 SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
 START_SHARES = (1.0, 0.5, 0.0)  # of the incoming residual, of which the best is taken
+PAYS = 0.1  # share of the data term that a round of a stage must take away, for another one to follow
 BACK_MM = 4.0  # of the grid on which the way back begins
 MEAN_MM, INVERSE_STEPS = 2.5, 8  # of the mean of both ways
 SLAB_POINTS = 100_000  # of it at once
@@ -68,11 +69,11 @@ def refine(
     seed : of the points that are drawn. Same seed, same field on a CPU; on a GPU sums differ in the last
         digits.
     progress : called with ("refinement", 0..1, text); cancelled : polled every iteration.
-    convergence : a list that gets a dict for each stage: its settings; at its start and end the data term,
-        the roughness (mean squared gradient of w) and ``unexplained``, the data term's share of what it is
-        between places that have nothing to do with each other; seconds. ``direction``: forward, or backward
-        where a preset goes both ways; ``start_share``: how much of the incoming residual was kept to start
-        from.
+    convergence : a list that gets a dict for each stage: its settings and rounds; at its start and end the
+        data term, the roughness (mean squared gradient of w) and ``unexplained``, the data term's share of
+        what it is between places that have nothing to do with each other; seconds. ``direction``: forward, or
+        backward where a preset goes both ways; ``start_share``: how much of the incoming residual was kept to
+        start from.
 
     Returns
     -------
@@ -231,7 +232,13 @@ class _Descent:
                 if first and direction == "forward":
                     _keep_best_share(pair, warp, lung, stage, generator)
                     _check_seen(pair, warp, lung, stage, generator)
-            result = _optimise(pair, warp, lung, region, stage, settings, generator, self.report)
+            rounds: list[dict[str, Any]] = []
+            for _ in range(stage.repeats + 1):
+                rounds.append(_optimise(pair, warp, lung, region, stage, settings, generator, self.report))
+                before, after = rounds[-1]["data"]
+                if after > (1 - PAYS) * before:
+                    break
+            result = _joined(rounds)
             self.done += stage.iterations
             about = {"stage": self.number, "direction": direction, **asdict(stage)}
             about.update({"voxel_mm": pair.voxel_mm, "start_share": warp.share, **result})
@@ -324,6 +331,12 @@ def _optimise(
         "unexplained": [data / max(chance, 1e-9) for data, _ in terms],
         "roughness": [roughness for _, roughness in terms],
     }
+
+
+def _joined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a stage's rounds did together: from the first's start to the last's end."""
+    ends = {key: [rounds[0][key][0], rounds[-1][key][1]] for key in ("data", "unexplained", "roughness")}
+    return {**rounds[-1], **ends, "rounds": len(rounds)}
 
 
 def _meet_half_way(forward: Warp, backward: Warp, region: Box, descent: _Descent) -> None:
