@@ -146,6 +146,27 @@ def test_interleaved_phases_are_told_apart_and_can_be_chosen(tmp_path):
         read_image(folder, "AcquisitionNumber=3")
 
 
+@pytest.mark.parametrize(
+    ("tag", "values", "typed"),
+    [
+        ("TriggerTime", (100, 600), ("TriggerTime=100", "triggertime=600.0")),
+        ("SeriesDescription", ("Ausatmung Ä", "Einatmung ü"), ("Ausatmung Ä", "einatmung")),
+        ("AcquisitionDateTime", ("20200101101010", "20200101101110"), (None, None)),
+    ],
+)
+def test_a_phase_is_chosen_as_a_user_types_it(tmp_path, tag, values, typed):
+    """A number without its decimals, a description of its own."""
+    for k, (value, shift) in enumerate(zip(values, (0.0, 1.25))):
+        own = {tag: value, "SpecificCharacterSet": "ISO_IR 192"}
+        hu = ramp(COUNT, offset=100 * k)
+        write_series(tmp_path, hu, np.add(HEIGHTS, shift), prefix=f"P{k}", start=1 + k, **own)
+    with pytest.raises(InputError, match=f"which {tag} tells apart"):
+        read_image(tmp_path)
+    for k, (value, text) in enumerate(zip(values, typed)):
+        found = read_image(tmp_path, text or f"{tag}={value}")
+        np.testing.assert_array_equal(array(found), ramp(COUNT, offset=100 * k))
+
+
 def test_interleaved_slices_of_one_scan_are_one_volume(tmp_path):
     """As thick as the gap between all of them: every second one alone would be half a scan."""
     even_and_odd = [1 + k % 2 for k in range(2 * COUNT)]

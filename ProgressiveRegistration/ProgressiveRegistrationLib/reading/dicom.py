@@ -36,8 +36,10 @@ PHASE_TAGS = (
     "KVP",
     "SliceThickness",
     "ImageType",
+    "ProtocolName",
     "SeriesTime",
     "AcquisitionTime",
+    "AcquisitionDateTime",
 )
 # Elements of Enhanced images' functional groups: the group they are in, and what a single slice calls them.
 IN_GROUPS = {

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from .dicom_volume import heights_along, plan, to_image
 
 MIN_SLICES = 8
 SAME_PLACE_MM = 1e-2
+DESCRIPTION = "SeriesDescription"
 BY_NUMBER = "InstanceNumber"  # the last resort: passes over the same positions, one after the other
 MOST_LISTED = 24
 MOST_NAMED, MOST_LOOKED_AT = 4, 1000  # folders with DICOM files, where the one given has none
@@ -211,7 +212,8 @@ def _matching(volumes: Sequence[Volume], wanted: str) -> list[Volume]:
     phase = re.search(r"(?:^|[\s,/]+)(\w+)\s*=\s*(.+)$", wanted)
     if phase and phase[1].lower() in {tag.lower() for tag in (*PHASE_TAGS, BY_NUMBER)}:
         tag, value = phase[1].lower(), phase[2].strip().strip("\"'")
-        volumes = [v for v in volumes if v.phase and (v.phase[0].lower(), v.phase[1]) == (tag, value)]
+        named = [v for v in volumes if v.phase and v.phase[0].lower() == tag]
+        volumes = [v for v in named if _same_value(v.phase[1], value)]
         wanted = wanted[: phase.start()].strip()
         if not wanted:
             return list(volumes)
@@ -227,6 +229,16 @@ def _matching(volumes: Sequence[Volume], wanted: str) -> list[Volume]:
         if chosen:
             return chosen
     return []
+
+
+def _same_value(stored: str, typed: str) -> bool:
+    """As text without regard to case, or as numbers: a user who reads 100.0 may type 100."""
+    if stored.lower() == typed.lower():
+        return True
+    try:
+        return float(stored) == float(typed)
+    except ValueError:
+        return False
 
 
 def _split(header: Header, slices: list[Slice]) -> list[Volume]:
@@ -253,7 +265,11 @@ def _split(header: Header, slices: list[Slice]) -> list[Volume]:
         stacks = _told_apart(slices, values, clash is not None)
         if stacks is not None:
             ordered = sorted(stacks.items(), key=lambda s: (len(s[0]), s[0]))
-            return [Volume(header, tuple(stack), (tag, value)) for value, stack in ordered]
+            out = [Volume(header, tuple(stack), (tag, value)) for value, stack in ordered]
+            if tag == DESCRIPTION:  # each volume has its own
+                named = [replace(header, description=value) for value, _ in ordered]
+                out = [replace(volume, header=own) for volume, own in zip(out, named)]
+            return out
     first = tuple(place[0] for place in places)
     return [Volume(header, first, None, clash)]
 
