@@ -30,6 +30,7 @@ from .cli_landmarks import add_commands as add_landmarks
 from .cli_motion import add_commands as add_motion
 from .cli_options import option, takes
 from .cli_web import add_commands as add_web
+from .console import print_json
 from .errors import (
     Cancelled,
     ClusterError,
@@ -396,15 +397,6 @@ def _progress(quiet: bool) -> Iterator[Any]:
     with Progress(*columns, TextColumn("{task.description}"), console=_errors, transient=True) as bar:
         task = bar.add_task("Starting", total=1.0)
         yield lambda stage, fraction, text: bar.update(task, completed=fraction, description=_plain(text))
-
-
-def print_json(text: str) -> None:
-    """JSON on standard output, with escapes where the console's encoding lacks a character."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        text = json.dumps(json.loads(text), indent=2)
-    print(text.rstrip("\n"))
 
 
 def _show_notes(notes: List[str]) -> None:

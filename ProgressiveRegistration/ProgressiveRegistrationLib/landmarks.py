@@ -31,6 +31,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ SCHEMA = (
 CSV_HEADERS = "label,x_lps,y_lps,z_lps or label,x_ras,y_ras,z_ras"
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 # What ``columns`` may say of a CSV without a header.
+DECIMAL_COMMA = re.compile(r"^\s*([-+]?\d+),(\d+)\s*$")
 BARE = {
     "voxels": "the first three are voxels of the image, counted from 0",
     "voxels-2": "the same, the next three",
@@ -295,6 +297,8 @@ def _from_csv(text: str, context: _Context) -> Landmarks:
     first = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(c.strip() for c in row)]
+    if delimiter != ",":  # spreadsheets in German and others
+        rows = [[DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in row] for row in rows]
     if not rows:
         raise InputError(f"{name} is empty; a landmark CSV starts with {CSV_HEADERS}.")
     header = [cell.strip().lower() for cell in rows[0]]

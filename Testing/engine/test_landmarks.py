@@ -141,6 +141,15 @@ def test_fcsv_of_slicer_3_is_read_as_slicer_reads_it(tmp_path):
     np.testing.assert_array_equal(landmarks.points, [[-1, -2, 3]])
 
 
+def test_a_spreadsheet_with_decimal_commas_is_read(tmp_path):
+    path = tmp_path / "de.csv"
+    path.write_text("label;r;a;s\na;-92,272;29,5;18\nb;1,5;-2;-3,25\n")
+    found = read_landmarks(path)
+    np.testing.assert_allclose(found.points, [[92.272, -29.5, 18], [-1.5, 2, -3.25]])
+    path.write_text("1,5;2;3\n-4,25;5;6\n")
+    np.testing.assert_allclose(read_landmarks(path, columns="lps").points, [[1.5, 2, 3], [-4.25, 5, 6]])
+
+
 def test_csv_headers_and_column_choice(tmp_path, shared):
     path = tmp_path / "points.csv"
     path.write_text("Label;X_RAS;Y_RAS;Z_RAS\na;1;2;3\n\nb;4;5;6\n")

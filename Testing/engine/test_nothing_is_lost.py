@@ -199,6 +199,21 @@ def test_a_report_goes_through_any_console(folder, tmp_path, code):
     assert json.loads(done.stdout.decode(code))["inputs"]["fixed"]["path"] == str(named)
 
 
+@pytest.mark.parametrize("code", ["latin-1", "ascii"])
+def test_ids_of_a_batch_go_through_any_console(folder, tmp_path, code):
+    ids = ["Müller, Jörg 1.5", "日本"]
+    table = folder / "pairs.csv"
+    table.write_text(f'id,fixed,moving\n"{ids[0]}",no.nrrd,no.nrrd\n{ids[1]},no.nrrd,no.nrrd\n', "utf-8")
+    command = [sys.executable, "-m", "ProgressiveRegistrationLib.cli", "batch", table]
+    options = ["-o", tmp_path / "out", "--model", "none", "--json"]
+    environment = dict(os.environ, PYTHONIOENCODING=code, PYTHONUTF8="0")
+    done = subprocess.run(
+        [*map(str, command), *map(str, options)], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 8, done.stderr  # no such scans
+    assert [row["id"] for row in json.loads(done.stdout.decode(code))["pairs"]] == ids
+
+
 def test_a_reader_that_goes_away_makes_no_failure(folder, tmp_path):
     command = [sys.executable, "-m", "ProgressiveRegistrationLib.cli", "register", *pair(folder)]
     options = ["-o", tmp_path / "out", *model_options(folder), "--no-report", "-q", "--json"]

@@ -14,6 +14,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from ..console import print_json
 from ..errors import Cancelled, ProgressiveRegistrationError, exit_codes
 from ..options import BOXES, ENDING, ENDINGS, FLAG, Options, flag_of, parse
 from .pair import BatchOptions
@@ -130,7 +131,7 @@ def run(given: argparse.Namespace, command: str) -> int:
     rows = summary_rows(records)
     total = totals(rows)
     if given.json:
-        print(json.dumps({"pairs": rows, "total": total}, indent=2, ensure_ascii=False))
+        print_json(json.dumps({"pairs": rows, "total": total}, indent=2, ensure_ascii=False))
     else:
         _show(total, given.output)
     return SOME_FAILED if total["failed"] else 0
