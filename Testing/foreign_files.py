@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -155,3 +157,20 @@ def patched(data: bytes, **fields: object) -> bytes:
         values = value if isinstance(value, (tuple, list)) else (value,)
         struct.pack_into("<" + NIFTI_FIELDS[name][1], out, NIFTI_FIELDS[name][0], *values)
     return bytes(out)
+
+
+def as_slicer_marks_it(path: Path, transform: sitk.Transform, *inverse: str) -> Path:
+    """An ITK transform file in which these types are marked as inverse, as Slicer writes it."""
+    sitk.WriteTransform(transform, str(path))
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            for group in file["TransformGroup"].values():
+                name = group["TransformType"][0].decode()
+                if name.startswith(inverse):
+                    group["TransformType"][0] = f"Inverse{name}"
+    else:
+        text = path.read_text(encoding="ascii")
+        for name in inverse:
+            text = text.replace(f"Transform: {name}", f"Transform: Inverse{name}")
+        path.write_text(text, encoding="ascii")
+    return path

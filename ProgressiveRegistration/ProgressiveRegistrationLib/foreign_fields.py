@@ -158,7 +158,8 @@ def refuse_known(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(4096)
     text = start.lstrip()
-    if text.startswith((b"(Transform ", b"//")) and b"(Transform " in start:
+    parameters = text.startswith((b"(Transform ", b"//")) and b"(Transform " in start
+    if parameters or (b"NumberOfParameters =" in start and b"Transform =" in start):  # its .toml
         raise InputError(
             f"{path} holds elastix's parameters; make a field of them with transformix -def all -tp "
             f"{path.name} -out FOLDER, and give its deformationField file."

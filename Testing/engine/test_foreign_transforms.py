@@ -6,12 +6,11 @@ from __future__ import annotations
 import gzip
 import json
 
-import h5py
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from foreign_files import patched
+from foreign_files import as_slicer_marks_it, patched
 from ProgressiveRegistrationLib.coverage import covered
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.field import DisplacementField
@@ -82,23 +81,6 @@ def test_slicers_modeling_fields_are_inverted(tmp_path):
     image.SetMetaData("displacement field type", "resampling")
     sitk.WriteImage(image, str(tmp_path / "r.nrrd"))
     np.testing.assert_allclose(map_points(read_transform(tmp_path / "r.nrrd"), POINTS), there, atol=1e-3)
-
-
-def as_slicer_marks_it(path, transform: sitk.Transform, *inverse: str):
-    """An ITK transform file in which these types are marked as inverse, as Slicer writes it."""
-    sitk.WriteTransform(transform, str(path))
-    if path.suffix == ".h5":
-        with h5py.File(path, "r+") as file:
-            for group in file["TransformGroup"].values():
-                name = group["TransformType"][0].decode()
-                if name.startswith(inverse):
-                    group["TransformType"][0] = f"Inverse{name}"
-    else:
-        text = path.read_text(encoding="ascii")
-        for name in inverse:
-            text = text.replace(f"Transform: {name}", f"Transform: Inverse{name}")
-        path.write_text(text, encoding="ascii")
-    return path
 
 
 def spline() -> sitk.BSplineTransform:
@@ -240,6 +222,7 @@ def test_other_programs_kinds_are_refused_by_name(tmp_path):
     (tmp_path / "TransformParameters.0.txt").write_text(
         '(Transform "BSplineTransform")\n(NumberOfParameters 3)\n'
     )
+    (tmp_path / "Transform.toml").write_text('NumberOfParameters = 3\nTransform = "BSplineTransform"\n')
     (tmp_path / "spline.txt").write_text("MGH_GPUIT_BSP <experimental>\nimg_origin = 0 0 0\n")
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8, 3), np.float32), np.eye(4)), tmp_path / "l2r.nii.gz")
     sitk.WriteImage(GRID.image(smooth_vectors().astype(np.float32)), str(tmp_path / "a.nii"))
@@ -248,6 +231,7 @@ def test_other_programs_kinds_are_refused_by_name(tmp_path):
     (tmp_path / "y_spm.nii").write_bytes(patched(data, intent_name=b"Mapping", description=b"Deformation"))
     for name, words in {
         "TransformParameters.0.txt": "elastix.*transformix -def all",
+        "Transform.toml": "elastix.*transformix -def all",
         "spline.txt": "plastimatch xf-convert",
         "l2r.nii.gz": "fourth axis",
         "fnirt.nii": "FSL",

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from foreign_files import ramp, write_enhanced, write_series
+from foreign_files import as_slicer_marks_it, ramp, write_enhanced, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ProgressiveRegistrationLib.geometry import Grid
@@ -88,7 +88,11 @@ def make(name: str, folder: Path) -> tuple[str, Path, Path]:
     vectors = np.random.default_rng(0).normal(size=(8, 9, 10, 3)).astype(np.float32)
     points = Landmarks(np.arange(12.0).reshape(4, 3), list("abcd"))
     if name.startswith("field") and name.endswith((".h5", ".tfm")):
-        sitk.WriteTransform(sitk.DisplacementFieldTransform(GRID.image(vectors.astype(float))), str(path))
+        transform = sitk.DisplacementFieldTransform(GRID.image(vectors.astype(float)))
+        if "inverse" in name:
+            as_slicer_marks_it(path, transform, "DisplacementField")
+        else:
+            sitk.WriteTransform(transform, str(path))
         return "field", path, path
     if name.startswith("field"):
         sitk.WriteImage(GRID.image(vectors), str(path))
@@ -121,6 +125,8 @@ NAMES = [
     "field.nii",
     "field.h5",
     "field.tfm",
+    "field-inverse.h5",
+    "field-inverse.tfm",
     "points.mrk.json",
     "points.csv",
     "points.fcsv",
