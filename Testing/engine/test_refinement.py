@@ -160,6 +160,27 @@ def test_a_start_that_does_harm_is_dropped(pair):
     assert pair.error(refined) < 0.5
 
 
+def test_a_stage_is_run_again_while_it_pays(pair):
+    """With steps too short for the way in one round: a start near by takes one, a start from afar several."""
+    first, last = (replace(stage, iterations=6) for stage in QUICK.stages)
+    points = WIDE.points().astype(float)
+    near = DisplacementField(WIDE, 0.9 * (motion(points) - points))
+
+    def ended(start: DisplacementField, repeats: int) -> tuple[float, list[int]]:
+        steps: list = []
+        short = Settings((replace(first, repeats=repeats), last))
+        field = refine(pair.fixed, pair.moving, start, preset=short, mask=pair.mask, convergence=steps)
+        assert steps[0]["data"][1] < steps[0]["data"][0]
+        return pair.error(field), [step["rounds"] for step in steps]
+
+    assert ended(near, 5)[1] == [1, 1]
+    once, rounds = ended(pair.start, 0)
+    assert rounds == [1, 1]
+    again, rounds = ended(pair.start, 5)
+    assert 2 <= rounds[0] <= 6
+    assert again < 0.7 * once
+
+
 def test_half_of_a_start_is_kept_where_half_is_right(pair):
     points = WIDE.points().astype(float)
     field = DisplacementField(WIDE, 2 * (motion(points) - points), Affine.identity())
