@@ -16,7 +16,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -94,7 +94,10 @@ def _before_any_command(
     """Options that need no command."""
 
 
-def guarded(command):
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def guarded(command: Command) -> Command:
     """One sentence and an exit code for what a user can put right; a traceback for our own faults alone.
 
     No file that is given to the command is written over by it.
@@ -119,7 +122,7 @@ def guarded(command):
             )
             raise typer.Exit(1) from None
 
-    return run
+    return cast(Command, run)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -136,9 +139,13 @@ def register(
     """Register MOVING to FIXED and write the transform, the warped image and a report into a folder."""
     from .jobs import Job, register_files
 
-    both = {side: getattr(files, side) or series for side in ("fixed_series", "moving_series")}
+    files = replace(
+        files,
+        fixed_series=files.fixed_series or series,
+        moving_series=files.moving_series or series,
+    )
     with _progress(quiet) as progress:
-        job = Job(replace(files, **both), options, output, command=_command())
+        job = Job(files, options, output, command=_command())
         result = register_files(job, progress=progress)
     _show(result, as_json)
 
@@ -206,7 +213,7 @@ def apply(
     """Warp an image, a label map or landmarks with a transform."""
     from .jobs import apply_image, apply_points
 
-    series = {
+    series: Dict[str, Any] = {
         "moving_series": moving_series,
         "reference_series": reference_series,
         "moving_frame": moving_frame,
@@ -378,15 +385,16 @@ def _progress(quiet: bool) -> Iterator[Any]:
         yield None
         return
     if not _errors.is_terminal:
-        told = {"text": "", "fraction": -1.0}
+        last: tuple[str, float] = ("", -1.0)
+        begun: set[str] = set()
 
         def tell(stage: str, fraction: float, text: str) -> None:
+            nonlocal last
             # A log file gets a line a step, and one every tenth of the whole in long ones; no bar.
-            if (text != told["text"] and fraction - told["fraction"] >= 0.01) or (
-                fraction - told["fraction"] >= 0.1 or stage not in told
-            ):
-                told.update(text=text, fraction=fraction)
-                told[stage] = True
+            since = fraction - last[1]
+            if (text != last[0] and since >= 0.01) or since >= 0.1 or stage not in begun:
+                last = text, fraction
+                begun.add(stage)
                 _errors.print(f"{100 * fraction:3.0f} %  {_plain(text)}")
 
         yield tell

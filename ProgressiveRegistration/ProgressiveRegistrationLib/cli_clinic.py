@@ -51,7 +51,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         notes: List[str] = []
         mapping = read_transform(transform, notes)
         exhale, inhale = read_image(fixed, notes=notes), read_image(moving, notes=notes)
-        lungs = find_lungs(exhale, mask=fixed_mask and read_volume(fixed_mask), name=str(fixed))
+        lungs = find_lungs(
+            exhale, mask=None if fixed_mask is None else read_volume(fixed_mask), name=str(fixed)
+        )
         found = measure(
             exhale,
             inhale,

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, List, Optional, get_type_hints
+from typing import Any, List, Optional, cast, get_type_hints
 
 import typer
 
@@ -63,7 +63,7 @@ def takes(
                 given[name] = table(**values)
             command(**given)
 
-        run.__signature__ = inspect.Signature(parameters)
+        cast(Any, run).__signature__ = inspect.Signature(parameters)
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 
@@ -77,7 +77,7 @@ def option(table: type, name: str) -> Any:
 
 def _parameter(about: Field, as_option: bool, optional: bool) -> inspect.Parameter:
     kind, text = about.metadata["kind"], about.metadata["help"]
-    hint = KINDS.get(kind, str)
+    hint: Any = KINDS.get(kind, str)
     if needed(about) and not as_option:
         default = typer.Argument(..., metavar=about.name.upper(), help=text, show_default=False)
     elif needed(about) and not optional:
@@ -88,7 +88,11 @@ def _parameter(about: Field, as_option: bool, optional: bool) -> inspect.Paramet
         default = typer.Option(about.default, names, help=text)
     else:
         value = None if needed(about) or kind in (LABELS, ENDINGS) else about.default
-        shown = " " + " ".join(f"[{v}]" for v in about.default) if kind == ENDINGS else ""
+        shown = (
+            " " + " ".join(f"[{v}]" for v in cast("tuple[str, ...]", about.default))
+            if kind == ENDINGS
+            else ""
+        )
         default = typer.Option(value, f"--{flag_of(about)}", help=text + shown)
         hint = Optional[hint] if value is None else hint
     return inspect.Parameter(about.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

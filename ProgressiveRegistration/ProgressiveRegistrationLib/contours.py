@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import SimpleITK as sitk
@@ -207,7 +207,8 @@ def _contours(mask: sitk.Image) -> list[np.ndarray]:
     values = np.pad(sitk.GetArrayViewFromImage(mask) > 0, ((0, 0), (1, 1), (1, 1))).astype(float)
     found: list[Any] = []
     for k in np.flatnonzero(values.any((1, 2))):
-        for line in contour_generator(z=values[k]).lines(0.5):
+        separate = contour_generator(z=values[k], line_type="Separate").lines(0.5)
+        for line in cast("list[np.ndarray]", separate):
             points = line[:-1] - 1  # closed: the last is the first
             if len(points) >= 3:
                 found.append(grid.index_to_world(np.column_stack([points, np.full(len(points), k)])))

@@ -50,12 +50,12 @@ def new_object(sop_class: str, modality: str, image: Any) -> Any:
     """
     pydicom_module()
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     out = Dataset()
     out.file_meta = FileMetaDataset()
     out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    out.file_meta.MediaStorageSOPClassUID = out.SOPClassUID = sop_class
+    out.file_meta.MediaStorageSOPClassUID = out.SOPClassUID = UID(sop_class)
     out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID = generate_uid()
     out.SpecificCharacterSet = "ISO_IR 192"
     for name in (*PATIENT, *STUDY):

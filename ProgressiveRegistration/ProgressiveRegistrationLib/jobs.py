@@ -95,24 +95,22 @@ class Inputs:
 def read_inputs(files: PairFiles) -> Inputs:
     """Read and check everything that belongs to a pair; raises InputError."""
     notes: list[str] = []
-    fixed, moving = (
-        path
-        and read_image(
+
+    def image(side: str, path: Path) -> sitk.Image:
+        return read_image(
             path,
-            series,
+            getattr(files, f"{side}_series"),
             option=f"--{side}-series (in a batch: {side}_series)",
-            frame=frame,
+            frame=getattr(files, f"{side}_frame"),
             notes=notes,
         )
-        for side, path, series, frame in (
-            ("fixed", files.fixed, files.fixed_series, files.fixed_frame),
-            ("moving", files.moving, files.moving_series, files.moving_frame),
-        )
-    )
+
+    fixed = image("fixed", files.fixed)
+    moving = None if files.moving is None else image("moving", files.moving)
     masks = (files.fixed_mask, files.moving_mask, files.moving_labels)
-    others = [path and read_volume(path, notes=notes) for path in masks]
+    one, other, labels = (None if path is None else read_volume(path, notes=notes) for path in masks)
     pair = read_landmark_pair(files, fixed, moving)
-    return Inputs(fixed, moving, *others, pair, tuple(dict.fromkeys(notes)))
+    return Inputs(fixed, moving, one, other, labels, pair, tuple(dict.fromkeys(notes)))
 
 
 @memory_errors()
@@ -145,7 +143,7 @@ def register_files(
                 result.field,
                 inputs.fixed,
                 lung_mask=result.fixed_lungs.mask,
-                backward=backward and backward.field,
+                backward=None if backward is None else backward.field,
                 cancelled=work.cancelled,
                 **inputs.landmarks.figures(),
             )
@@ -196,16 +194,17 @@ def _model(options: Options) -> Any:
 def _uncertainty(
     inputs: Inputs, result: Registration, backward: Registration | None, device: str, work: Work
 ) -> Uncertainty:
-    from .network.model import choose_device
+    from .network.device import choose_device
     from .uncertainty import uncertainty
 
+    assert inputs.moving is not None  # who registers has both
     with work.stage("uncertainty", "Mapping the uncertainty"):
         return uncertainty(
             inputs.fixed,
             inputs.moving,
             result.field,
             result.fixed_lungs.mask,
-            backward=backward and backward.field,
+            backward=None if backward is None else backward.field,
             device=str(choose_device(device)),
             cancelled=work.cancelled,
         )
@@ -234,16 +233,17 @@ def _registered(
     options = job.options
 
     def one_way(sides: tuple[str, str], boxes: Any, stage: str) -> Registration:
-        images, masks, mask_names = (
-            [getattr(source, f"{side}{what}") for side in sides]
-            for source, what in ((inputs, ""), (inputs, "_mask"), (job.files, "_mask"))
-        )
+        def of(source: Any, what: str) -> tuple[Any, Any]:
+            return getattr(source, sides[0] + what), getattr(source, sides[1] + what)
+
+        fixed_mask, moving_mask = of(inputs, "_mask")
+        named = [path and str(job.named(path)) for path in of(job.files, "_mask")]
         return register(
-            *images,
-            fixed_mask=masks[0],
-            moving_mask=masks[1],
-            names=tuple(job.role(side) for side in sides),
-            mask_names=tuple(m and str(job.named(m)) for m in mask_names),
+            *of(inputs, ""),
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            names=(job.role(sides[0]), job.role(sides[1])),
+            mask_names=(named[0], named[1]),
             **{**options.of_register(), "model": model, "lung_boxes": boxes},
             progress=work.part(stage),
             cancelled=work.cancelled,
@@ -287,7 +287,8 @@ def _write_results(
     progress: Progress,
 ) -> dict[str, Any]:
     """Write transforms and warped landmarks; returns their names in ``folder`` by kind."""
-    options, field, outputs = job.options, result.field, {}
+    options, field = job.options, result.field
+    outputs: dict[str, Any] = {}
     endings = list(dict.fromkeys(options.transform_formats))
     names = [formats.transform_file(ending, job.transform_name) for ending in endings]
     _check_room(folder, job, field.grid)
@@ -300,11 +301,11 @@ def _write_results(
     outputs["transform"] = names[0] if len(names) == 1 else names
     fixed = inputs.landmarks.fixed
     if fixed is not None:
-        outputs[formats.WARPED_LANDMARKS] = f"{formats.WARPED_LANDMARKS}.mrk.json"
+        outputs[formats.WARPED_LANDMARKS] = name = f"{formats.WARPED_LANDMARKS}.mrk.json"
         errors = [row["after_mm"] for row in figures.get("landmarks", [])]
         write_landmarks(
             fixed.at(map_points(field, fixed.points)),
-            folder / outputs[formats.WARPED_LANDMARKS],
+            folder / name,
             measurements={"TRE": errors} if errors else None,
         )
     return outputs
@@ -351,7 +352,7 @@ def evaluate_files(
                 **inputs.landmarks.figures(),
             )
         pair = inputs.landmarks
-        notes += outside_notes(mapping, pair.fixed and pair.fixed.points, mask)
+        notes += outside_notes(mapping, None if pair.fixed is None else pair.fixed.points, mask)
         notes += [*_other_way_notes(mapping, pair, figures), *_folding_notes(figures)]
         if folder is not None and html and inputs.moving is None:
             notes.append("There is no report.html: its pictures need the moving image (--moving).")
@@ -359,7 +360,7 @@ def evaluate_files(
         report["inputs"] = _described(Job(files, Options(), Path()), inputs)
         report["notes"] = notes
         report["command"] = command
-        if folder is None:
+        if folder is None or output is None:
             report["seconds"] = work.total()
             report["protocol"] = protocol(report)
             return report
@@ -498,7 +499,12 @@ def _backward_notes(forward: Registration, backward: Registration | None) -> lis
 def _other_way_notes(mapping: Transform, pair: LandmarkPair, figures: dict[str, Any]) -> list[str]:
     """Where the transform makes the landmarks' error larger: what it leaves when read moving -> fixed."""
     errors = figures.get("tre_mm")
-    if not errors or pair.moving is None or errors["after"]["mean"] <= errors["before"]["mean"]:
+    if (
+        not errors
+        or pair.moving is None
+        or pair.fixed is None
+        or errors["after"]["mean"] <= errors["before"]["mean"]
+    ):
         return []
     other = np.linalg.norm(map_points(mapping, pair.moving.points) - pair.fixed.points, axis=1).mean()
     if other >= errors["before"]["mean"]:
@@ -544,7 +550,8 @@ READING_CHOICES = (
 
 def _described(job: Job, inputs: Inputs) -> dict[str, Any]:
     """The report's ``inputs``."""
-    files, out = job.files, {}
+    files = job.files
+    out: dict[str, Any] = {}
     for side in ("fixed", "moving"):
         image = getattr(inputs, side)
         if image is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as field_of
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class Registration:
     precision: str
     preset: str
     refinement: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field_of(default_factory=list)
 
 
 def register(
@@ -133,13 +134,13 @@ def register(
         fixed_lungs = find_lungs(fixed, mask=fixed_mask, name=names[0], mask_name=mask_names[0])
         report("lungs", 0.5, "Finding the lungs")
         moving_lungs = find_lungs(moving, mask=moving_mask, name=names[1], mask_name=mask_names[1])
-        mode, *boxes = _boxes(lung_boxes, fixed_lungs, moving_lungs, fixed, moving)
+        mode, boxes = _boxes(lung_boxes, fixed_lungs, moving_lungs, fixed, moving)
         mode, boxes, said = _or_shared(mode, boxes, fixed, moving, (fixed_lungs, moving_lungs), cancelled)
     with work.stage("model", "Loading the model"):
         where, network = _load(model, device)
     notes = [*fixed_lungs.notes, *moving_lungs.notes, *_implausible(fixed_lungs, moving_lungs), *said]
     size = network.card.size if network is not None else GRID_SIZE
-    grids = [box.grid(size) for box in boxes]
+    grids = boxes[0].grid(size), boxes[1].grid(size)
     voxels = None
     if network is not None:
         voxels = _run_network(network, fixed, moving, *grids, work)
@@ -160,7 +161,7 @@ def register(
         fixed_lungs=fixed_lungs,
         moving_lungs=moving_lungs,
         lung_boxes=mode,
-        boxes=tuple(boxes),
+        boxes=boxes,
         card=network.card if network is not None else None,
         device=network.device if network is not None else str(where),
         precision=getattr(network, "precision", "float32"),
@@ -226,7 +227,7 @@ def _refined(
             fixed,
             moving,
             start,
-            preset=preset.refinement,
+            preset=preset.refinement or DEFAULT,
             mask=lungs.mask,
             device=str(where),
             progress=progress,
@@ -249,10 +250,10 @@ def _boxes(
     moving_lungs: Lungs,
     fixed: sitk.Image,
     moving: sitk.Image,
-) -> tuple[str, Box, Box]:
-    """(mode, fixed box, moving box)."""
+) -> tuple[str, tuple[Box, Box]]:
+    """(mode, (fixed box, moving box))."""
     if wanted == "own":
-        return ("own", *matched_boxes(fixed_lungs, moving_lungs))
+        return "own", matched_boxes(fixed_lungs, moving_lungs)
     if wanted == "shared":
         both = fixed_lungs.box.union(moving_lungs.box)
         gap = np.linalg.norm(fixed_lungs.box.centre - moving_lungs.box.centre)
@@ -261,7 +262,7 @@ def _boxes(
                 f"The lungs of the two images lie {gap:.0f} mm apart, too far for one shared box; use own "
                 "lung boxes."
             )
-        return "shared", both, both
+        return "shared", (both, both)
     if isinstance(wanted, (tuple, list)) and len(wanted) == 2 and all(isinstance(b, Box) for b in wanted):
         for box, image, name in ((wanted[0], fixed, "fixed"), (wanted[1], moving, "moving")):
             bounds = Box.around(Grid.from_image(image).corners())
@@ -269,7 +270,7 @@ def _boxes(
                 raise InputError(
                     f"The {name} lung box lies outside the {name} image; give LPS coordinates in mm."
                 )
-        return "explicit", wanted[0], wanted[1]
+        return "explicit", (wanted[0], wanted[1])
     raise InputError(
         f"The lung boxes {wanted!r} are unknown; use 'own', 'shared' or a (fixed, moving) pair of boxes."
     )
@@ -277,12 +278,12 @@ def _boxes(
 
 def _or_shared(
     mode: str,
-    boxes: list[Box],
+    boxes: tuple[Box, Box],
     fixed: sitk.Image,
     moving: sitk.Image,
     lungs: tuple[Lungs, Lungs],
     cancelled: Stop,
-) -> tuple[str, list[Box], list[str]]:
+) -> tuple[str, tuple[Box, Box], list[str]]:
     """Own boxes squeeze a part of the lungs into the whole: where the lungs leave one image only, one box
     around both is tried beside them, and the boxes that explain the images better are taken."""
     if mode != "own" or set(lungs[0].cut) == set(lungs[1].cut):
@@ -299,8 +300,8 @@ def _or_shared(
         return mode, boxes, []
     mask = grid.image(shown.astype(np.uint8))
     left = []
-    for pair in (boxes, [both, both]):
-        field = _field(None, *(box.grid(MIN_BOX_GRID) for box in pair), lungs[0])
+    for one, other in (boxes, (both, both)):
+        field = _field(None, one.grid(MIN_BOX_GRID), other.grid(MIN_BOX_GRID), lungs[0])
         left.append(unexplained(fixed, moving, field, mask, cancelled=cancelled))
     if left[1] >= left[0]:
         return mode, boxes, []
@@ -308,7 +309,7 @@ def _or_shared(
         "The lungs leave one of the images: one box around both (--lung-boxes shared) explains the images "
         "better than own boxes, so it was taken; only what both images show can be registered."
     )
-    return "shared", [both, both], [note]
+    return "shared", (both, both), [note]
 
 
 def _implausible(fixed_lungs: Lungs, moving_lungs: Lungs) -> list[str]:

@@ -12,7 +12,9 @@ import csv
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -114,8 +116,8 @@ def read_raw(path: Path, size: tuple[int, int, int], spacing: tuple[float, float
         )
     raw = np.fromfile(path, "<i2").reshape(size[::-1])
     padding = raw <= RAW_PADDING
-    impossible = np.count_nonzero((raw < -100) & ~padding)
-    if impossible > 0.05 * max(1, np.count_nonzero(~padding)):
+    impossible = int(np.count_nonzero((raw < -100) & ~padding))
+    if impossible > 0.05 * max(1, int(np.count_nonzero(~padding))):
         raise InputError(
             f"The image {path} does not hold HU + 1024: much of it would be below -1124 HU; use the file as "
             "distributed."
@@ -127,12 +129,12 @@ def read_raw(path: Path, size: tuple[int, int, int], spacing: tuple[float, float
 
 
 def _raw_pair(
-    geometry: tuple[tuple[int, int, int], tuple[float, float, float]], images: list[Path], points: list[Path]
+    geometry: tuple[tuple[int, int, int], tuple[float, float, float]], files: list[Path]
 ) -> PairData:
     size, spacing = geometry
-    fixed, moving = (read_raw(p, size, spacing) for p in images)
-    lists = [read_landmarks(p, fixed, slices_reversed=True) for p in points]
-    return _paired(fixed, moving, *lists)
+    fixed, moving = (read_raw(p, size, spacing) for p in files[:2])
+    first, second = (read_landmarks(p, fixed, slices_reversed=True) for p in files[2:])
+    return _paired(fixed, moving, first, second)
 
 
 def _paired(
@@ -172,7 +174,7 @@ def _collect(
     for name, files, load in cases:
         there = [f for f in files if f is not None]
         if len(there) == len(files):
-            pairs.append(BenchmarkPair(data_set, name, lambda load=load, there=there: load(there)))
+            pairs.append(BenchmarkPair(data_set, name, partial(load, there)))
         elif there:
             roles = ("fixed image", "moving image", "fixed landmarks", "moving landmarks")
             missing = [role for role, f in zip(roles, files) if f is None]
@@ -197,7 +199,7 @@ def dirlab_4dct(
             (
                 str(case),
                 [f.get((str(case), p)) for f in (images, points) for p in phases],
-                lambda f, g=geometry: _raw_pair(g, f[:2], f[2:]),
+                partial(_raw_pair, geometry),
             )
             for case, geometry in DIRLAB_4DCT.items()
         ),
@@ -215,7 +217,7 @@ def dirlab_copdgene(folder: Path) -> tuple[list[BenchmarkPair], list[str]]:
             (
                 str(case),
                 [f.get((str(case), p)) for f in (images, points) for p in "ie"],
-                lambda f, g=geometry: _raw_pair(g, f[:2], f[2:]),
+                partial(_raw_pair, geometry),
             )
             for case, geometry in DIRLAB_COPDGENE.items()
         ),
@@ -234,7 +236,8 @@ def _mm_points(path: Path) -> Landmarks:
 
 def _mhd_pair(files: list[Path]) -> PairData:
     fixed, moving = (read_image(f) for f in files[:2])
-    return _paired(fixed, moving, *(_mm_points(f) for f in files[2:]))
+    first, second = (_mm_points(f) for f in files[2:])
+    return _paired(fixed, moving, first, second)
 
 
 def popi(folder: Path, phases: tuple[str, str] = POPI_PHASES) -> tuple[list[BenchmarkPair], list[str]]:
@@ -310,7 +313,7 @@ def csv_pairs(path: Path) -> tuple[list[BenchmarkPair], list[str]]:
         if empty:
             raise InputError(f"Row {number} of the list of pairs {path} has no {', '.join(empty)}.")
         name = values.get("id") or str(number)
-        pairs.append(BenchmarkPair(path.stem, name, lambda v=values: _listed_pair(path.parent, v)))
+        pairs.append(BenchmarkPair(path.stem, name, partial(_listed_pair, path.parent, values)))
     return pairs, []
 
 
@@ -327,13 +330,13 @@ def _listed_pair(folder: Path, row: dict[str, str]) -> PairData:
         read_points(row["moving_landmarks"], moving),
         row.get("exclude", "").split(),
     )
-    masks = {
-        key: read_image(folder / row[key]) if row.get(key) else None for key in ("fixed_mask", "moving_mask")
-    }
-    return replace(pair, **masks)
+    first, second = (
+        read_image(folder / row[key]) if row.get(key) else None for key in ("fixed_mask", "moving_mask")
+    )
+    return replace(pair, fixed_mask=first, moving_mask=second)
 
 
-def phantoms(count: int, first_seed: int = 0, **options) -> list[BenchmarkPair]:
+def phantoms(count: int, first_seed: int = 0, **options: Any) -> list[BenchmarkPair]:
     """Breathing thoraxes of seeds ``first_seed`` ...; ``options`` go to the engine's ``breathing_thorax``."""
 
     def load(seed: int) -> PairData:
@@ -343,11 +346,14 @@ def phantoms(count: int, first_seed: int = 0, **options) -> list[BenchmarkPair]:
         return _paired(pair.fixed, pair.moving, pair.fixed_landmarks, pair.moving_landmarks)
 
     return [
-        BenchmarkPair("Phantom", f"seed {s}", lambda s=s: load(s))
-        for s in range(first_seed, first_seed + count)
+        BenchmarkPair("Phantom", f"seed {s}", partial(load, s)) for s in range(first_seed, first_seed + count)
     ]
+
+
+def _swapped(pair: BenchmarkPair) -> PairData:
+    return pair.load().swapped()
 
 
 def swapped(pairs: Iterable[BenchmarkPair]) -> list[BenchmarkPair]:
     """The pairs with fixed and moving exchanged."""
-    return [replace(p, load=lambda p=p: p.load().swapped()) for p in pairs]
+    return [replace(p, load=partial(_swapped, p)) for p in pairs]

@@ -229,7 +229,7 @@ def main(arguments: Optional[list[str]] = None) -> None:  # noqa: UP045
     if arguments is None:  # called by the console script: the process is ours
         keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {c.name or c.callback.__name__ for c in app.registered_commands}
+    commands = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
     if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
         arguments.insert(0, "train")
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ from ProgressiveRegistrationLib.network.input import gradient_magnitude
 from .config import Config, Network, config_from_dict
 from .evaluation import held_out_errors, wilcoxon
 from .losses import weighted_loss
-from .network import ProgressiveUNet, image_side, pool_to
+from .network import ProgressiveUNet, grid_shape, image_side, pool_to
 from .samples import COARSE_GAIN, Sample, SampleStream, Sampling
 from .trainer import Trainer, TrainingStopped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -206,10 +209,15 @@ class _Runner:
         self.seconds += time.monotonic() - began
         return self.diverged is None
 
+    @property
+    def held(self) -> SampleStream:
+        assert self.trainer.held_out is not None  # else there is no runner
+        return self.trainer.held_out
+
     def held_out(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
         finest = self.side(self.trainer.iteration - 1)
         size = self.trainer.plain.size
-        return held_out_errors(self.trainer.predict, self.trainer.held_out, samples, finest, size)
+        return held_out_errors(self.trainer.predict, self.held, samples, finest, size)
 
     def pair_errors(self) -> dict[str, np.ndarray]:
         """(n,) mm of every landmark of the configured pairs."""
@@ -230,7 +238,7 @@ class _Samples:
 
     def __init__(self, size: int, pool: int = 0) -> None:
         self.size, self.pool = size, pool
-        self._made: dict[tuple, Sample] = {}
+        self._made: dict[tuple, tuple[dict[str, torch.Tensor], Sample]] = {}
         self.seconds = 0.0
 
     def get(self, stream: SampleStream, t: int, side: int) -> Sample:
@@ -250,11 +258,12 @@ class _Samples:
                 grey.sample(number, image_side(side, self.size), made_at), stream.sampling
             )
             self.seconds += time.monotonic() - began
-        inputs, sample = self._made[key]
-        sample = replace(sample, images=inputs[stream.sampling.input])
+        inputs, made = self._made[key]
+        sample = replace(made, images=inputs[stream.sampling.input])
         if not pooled:
             return sample
-        return replace(sample, **{k: pool_to(getattr(sample, k), side) for k in ("target", "weight", "lung")})
+        target, weight, lung = (pool_to(t, side) for t in (sample.target, sample.weight, sample.lung))
+        return replace(sample, target=target, weight=weight, lung=lung)
 
     def _with_inputs(self, sample: Sample, sampling: Sampling) -> tuple[dict[str, torch.Tensor], Sample]:
         side = sample.images.shape[-1]
@@ -284,7 +293,8 @@ def run_study(variants: list[Variant], pool: int = 0, report: Callable[[str], No
         raise InputError("The study has no variants.")
     opened: dict[str, tuple] = {}
     runners = [_Runner(v, report, opened) for v in variants]
-    samples = _Samples(variants[0].config.network.size, pool)
+    size, _ = grid_shape(variants[0].config.network.size)
+    samples = _Samples(size, pool)
     for t in range(max(r.end for r in runners)):
         for runner in runners:
             if t >= runner.end or runner.diverged is not None:
@@ -352,7 +362,7 @@ def measure(runners: list[_Runner], sample_seconds: float) -> dict:
         "width": first.variant.config.network.width,
         "seed": first.variant.config.seed,
         "scans": len(first.trainer.stream.store),
-        "held_out_scans": len(first.trainer.held_out.store),
+        "held_out_scans": len(first.held.store),
         "before_mm": {p.name: float(p.before.mean()) for p in first.trainer.pairs},
     }
 
@@ -406,7 +416,7 @@ def _zero_field(result: dict) -> float:
     return next(row["zero_field_mm"] for row in result["rows"] if "zero_field_mm" in row)
 
 
-def curves_figure(result: dict):
+def curves_figure(result: dict) -> Figure:
     """Learning curves of all variants."""
     from .figures import COLOURS, _figure, _tidy
 

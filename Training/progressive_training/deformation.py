@@ -30,6 +30,11 @@ class SplineSpec:
     grid: Annotated[Whole, Field(ge=2)]
     ranges: ThreeNumbers
 
+    def scaled(self, amplitude: float) -> SplineSpec:
+        """The same on the average ``amplitude`` times as far."""
+        x, y, z = self.ranges
+        return SplineSpec(self.grid, (x * amplitude, y * amplitude, z * amplitude))
+
 
 TABLE_I = {
     "t1": SplineSpec(2, (6.4, 6.4, 6.4)),

@@ -21,6 +21,7 @@ from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
 from ProgressiveRegistrationLib.network.device import choose_device, choose_precision
 from ProgressiveRegistrationLib.network.input import SIGMA, network_input
 from ProgressiveRegistrationLib.network.model import load_model
+from ProgressiveRegistrationLib.network.unet import channels_last
 from ProgressiveRegistrationLib.quality import field_of_view, folding
 from ProgressiveRegistrationLib.registration import register
 from ProgressiveRegistrationLib.report.pictures import choose_planes, itk_transform, slice_of
@@ -53,7 +54,8 @@ class CheckpointModel:
                 f"The checkpoint {path} was trained on plain intensities, which the engine does not feed."
             )
         self.torch_device = choose_device(device)
-        self.device, self.notes = str(self.torch_device), []
+        self.device = str(self.torch_device)
+        self.notes: list[str] = []
         self.iteration, self.alpha = int(state["iteration"]), list(state["alpha"])
         shape = state["architecture"]
         self.network = ProgressiveUNet(
@@ -68,7 +70,7 @@ class CheckpointModel:
             self.network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"The checkpoint {path} has no {which} weights of its architecture.") from error
-        self.network = self.network.eval().to(self.torch_device, memory_format=torch.channels_last_3d)
+        self.network = channels_last(self.network.eval(), self.torch_device)
         self.dtype = choose_precision(self.torch_device)
         self.precision = str(self.dtype).split(".")[-1]
         name = f"{settings['name']}, iteration {self.iteration}"
@@ -122,10 +124,10 @@ def run_settings(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def open_model(name_or_path: str | Path, device: str = "auto") -> Any:
-    """A model by name or card, or a training checkpoint (``.safetensors``).
+def open_model(name_or_path: str | Path | None, device: str = "auto") -> Any:
+    """A model by name or card (None: the default one), or a training checkpoint (``.safetensors``).
     Raises ModelError or InputError."""
-    if str(name_or_path).endswith(checkpoint.ENDING):
+    if name_or_path is not None and str(name_or_path).endswith(checkpoint.ENDING):
         return CheckpointModel(Path(name_or_path), device)
     return load_model(name_or_path, device)
 
@@ -219,7 +221,8 @@ def evaluate_pair(
     """One pair with every model; see ``evaluate``."""
     data = pair.load()
     fov = field_of_view(data.fixed)
-    methods, pictures = {}, {}
+    methods: dict[str, MethodResult] = {}
+    pictures: dict[str, Any] = {}
     for label, model in models.items():
         began = time.monotonic()
         done = register(
@@ -284,7 +287,7 @@ def wilcoxon(worse: np.ndarray, better: np.ndarray) -> dict:
 def compare(results: list[PairResult], worse: str, better: str) -> dict:
     """``wilcoxon`` on the pairs' mean errors (the paper's test) and on all landmarks,
     of two methods by label."""
-    means = [[r.methods[label].errors.mean() for r in results] for label in (worse, better)]
+    means = [np.array([r.methods[label].errors.mean() for r in results]) for label in (worse, better)]
     errors = [np.concatenate([r.methods[label].errors for r in results]) for label in (worse, better)]
     return {
         "hypothesis": f"{better} has smaller errors than {worse}",
@@ -321,8 +324,8 @@ def prepared(
             for im, box in zip((data.fixed, data.moving), boxes)
         ]
     )[None]
-    grids = [box.grid(FINE) for box in boxes]
-    return PreparedPair(name, images, *grids, data.fixed_points, data.moving_points)
+    fixed, moving = (box.grid(FINE) for box in boxes)
+    return PreparedPair(name, images, fixed, moving, data.fixed_points, data.moving_points)
 
 
 def _prepared_pairs(

@@ -24,7 +24,7 @@ from .benchmarks import (
     popi,
     swapped,
 )
-from .config import config_from_dict, read_config
+from .config import Config, config_from_dict, read_config
 from .evaluation import (
     evaluate,
     held_out_stream,
@@ -35,6 +35,7 @@ from .evaluation import (
     wilcoxon,
 )
 from .losses import LOSSES
+from .network import grid_shape
 from .scales import held_out_scales
 from .tables import to_markdown, write_results
 
@@ -106,9 +107,9 @@ def run_job(job: EvaluationJob, report: Callable[[str], None] = print) -> list[s
     if pairs and not job.evaluate_snapshots:
         _test_set(job, pairs, models, notes, report)
     if job.run is not None:
-        _throughout(job, pairs, report)
+        _throughout(job, job.run, pairs, report)
     if job.held_out is not None:
-        _held_out(job, models, report)
+        _held_out(job, job.held_out, models, report)
     return sorted(p.name for p in job.output.iterdir() if before.get(p) != p.stat().st_mtime_ns)
 
 
@@ -127,15 +128,16 @@ def _test_set(
     report(to_markdown(content))
 
 
-def _throughout(job: EvaluationJob, pairs: list[BenchmarkPair], report: Callable) -> None:
+def _throughout(job: EvaluationJob, run: Path, pairs: list[BenchmarkPair], report: Callable) -> None:
     """Figs. 5, 6 and 7 from the folders of one run or two."""
-    runs = {"progressive": job.run}
+    runs = {"progressive": run}
     if job.baseline_run is not None:
         runs["baseline"] = job.baseline_run
     logs = {label: figures.read_log(run) for label, run in runs.items()}
     configs = {label: _run_config(run) for label, run in runs.items()}
     network = configs["progressive"].network
-    sides = [network.size >> (network.levels - 1 - i) for i in range(network.levels)]
+    nominal, _ = grid_shape(network.size)
+    sides = [nominal >> (network.levels - 1 - i) for i in range(network.levels)]
     curves: dict[str, dict] = {}
     for label, log in logs.items():
         # Losses of different kinds are no curves of one panel.
@@ -166,15 +168,15 @@ def _throughout(job: EvaluationJob, pairs: list[BenchmarkPair], report: Callable
                 if r["iteration"] in other
             ]
     figures.save(figures.training_curves(logs, sides, curves), job.output, "figure5-training")
-    if "baseline" in runs:
+    if job.baseline_run is not None:
         if points:
             first, second = np.array(points).T
             figure = figures.snapshot_scatter(first, second)
         else:
-            first, second = figures.runs_together(job.run, job.baseline_run, "lung_error_mm")
+            first, second = figures.runs_together(run, job.baseline_run, "lung_error_mm")
             figure = figures.snapshot_scatter(first, second, "held-out error (mm)")
         figures.save(figure, job.output, "figure6-snapshots")
-    if (job.run / "snapshots").is_dir() and job.held_out is not None:
+    if (run / "snapshots").is_dir() and job.held_out is not None:
         stream = held_out_stream(read_config(job.held_out), report)
         history, truth = figures.level_history(
             {label: snapshots(run) for label, run in runs.items()}, stream.sample(0, 128, 128, scan=0)
@@ -182,7 +184,7 @@ def _throughout(job: EvaluationJob, pairs: list[BenchmarkPair], report: Callable
         figures.save(figures.level_maps(history, truth), job.output, "figure7-levels")
 
 
-def _run_config(run: Path):
+def _run_config(run: Path) -> Config:
     try:
         values = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -190,9 +192,9 @@ def _run_config(run: Path):
     return config_from_dict(values)
 
 
-def _held_out(job: EvaluationJob, models: dict[str, Any], report: Callable) -> None:
+def _held_out(job: EvaluationJob, settings: Path, models: dict[str, Any], report: Callable) -> None:
     """``held_out.json``: mean |u - û| inside the lung, mm, of every model on the same deformations."""
-    stream = held_out_stream(read_config(job.held_out), report)
+    stream = held_out_stream(read_config(settings), report)
     found: dict[str, np.ndarray] = {}
     by_scale: dict[str, dict[str, float]] = {}
     zeros = np.empty(0)

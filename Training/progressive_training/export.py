@@ -145,7 +145,7 @@ def export(
         width=run.network.width,
         levels=run.network.levels,
         size=run.network.size if isinstance(run.network.size, int) else list(run.network.size),
-        window=tuple(run.data.window) or WINDOW_HU,
+        window=run.data.window or WINDOW_HU,
         sigma=run.sampling.sigma or SIGMA,
         output_unit="voxel",
         training_data=described_data(data.training_data, scans, report),

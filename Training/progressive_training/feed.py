@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 
@@ -93,11 +94,11 @@ def from_processes(draws: Draws, first: int, end: int, workers: int) -> Iterator
     The iterator raises ProgressiveRegistrationError where a sample cannot be made or a process is lost.
     """
     import torch
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Dataset
 
     work = _InAProcess(draws, workers)
-    loader = DataLoader(
-        work,
+    loader: DataLoader[Any] = DataLoader(
+        cast("Dataset[Any]", work),
         batch_size=None,
         sampler=range(first, end),
         num_workers=workers,
@@ -124,4 +125,4 @@ def from_processes(draws: Draws, first: int, end: int, workers: int) -> Iterator
     try:
         yield samples()
     finally:
-        found._shutdown_workers()
+        found._shutdown_workers()  # type: ignore[attr-defined]  # there is no public way

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ProgressiveRegistrationLib.errors import InputError
@@ -13,9 +13,11 @@ from ProgressiveRegistrationLib.files import replacing
 from ProgressiveRegistrationLib.report.pictures import overlay
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from .evaluation import PairResult
+    from .samples import Sample
 
 # Told apart by colour-blind readers too; a baseline is always the second.
 COLOURS = ("#d9731a", "#2f7fc4", "#4a9a5b", "#9c5fb5", "#7a7a7a")
@@ -29,7 +31,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = []
     for ending, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
         path = folder / f"{name}.{ending}"
-        style = {"svg.fonttype": "none", "svg.hashsalt": name}
+        style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name}
         with replacing(path) as temporary, matplotlib.rc_context(style):
             figure.savefig(temporary, bbox_inches="tight", **options)
         paths.append(path)
@@ -42,7 +44,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _tidy(axes) -> None:
+def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -181,7 +183,7 @@ def level_maps(
         raise InputError("There are no level maps to draw.")
     limit = float(np.abs(truth).max()) or 1.0
     figure = _figure(1.05 * (len(iterations) + 1) + 1.6, 1.0 * len(rows) + 0.4)
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
+    figure.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
     axes = figure.subplots(len(rows), len(iterations) + 1, squeeze=False)
     for panel in axes.ravel():
         panel.set_xticks([])
@@ -289,7 +291,7 @@ def runs_together(progressive: Path, baseline: Path, key: str | None = None) -> 
 
 
 def level_history(
-    snapshots: Mapping[str, Sequence[Path]], sample, iterations: int = 8, component: int = 0
+    snapshots: Mapping[str, Sequence[Path]], sample: Sample, iterations: int = 8, component: int = 0
 ) -> tuple[dict[int, dict[str, np.ndarray]], np.ndarray]:
     """What ``level_maps`` draws: the middle coronal slice of every level's
     field of a sample at some snapshots.

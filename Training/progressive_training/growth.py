@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from ProgressiveRegistrationLib.network.unet import LEAKINESS
+from ProgressiveRegistrationLib.network.unet import LEAKINESS, bias_of, blocks_of, statistics_of
 from torch import nn
 
 from .network import ProgressiveUNet, pool_to
@@ -38,15 +38,16 @@ def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor],
     """
     depth = network.levels - 1 - level
     unet = network.unet
-    below = network.outputs[level - 1]
-    head = unet.out if level == network.levels - 1 else network.outputs[level]
-    first, second = unet.merge[depth]
+    outputs = [part for part in network.outputs if isinstance(part, nn.Conv3d)]
+    below = outputs[level - 1]
+    head = unet.out if level == network.levels - 1 else outputs[level]
+    first, second = blocks_of(unet.merge[depth])
     if first.conv.out_channels < CARRIED:
         return
     with torch.no_grad():
         _pass_on(unet.up[depth], first.conv, second.conv, head, below)
         batches = list(batches)
-        norms = [block.norm for block in (*unet.down[depth], first, second)]
+        norms = [block.normalisation() for block in (*blocks_of(unet.down[depth]), first, second)]
         was_training = network.training
         network.train()
         for norm in norms:
@@ -56,16 +57,16 @@ def carry(network: ProgressiveUNet, level: int, batches: Iterable[torch.Tensor],
         spread = match_analysis(network, level, batches)
         # The same maps are the skip: there they keep their weight.
         first.conv.weight[CARRIED:, -len(spread) :] /= spread.view(1, -1, 1, 1, 1)
-        for norm in (first.norm, second.norm):
+        for norm in norms[-2:]:
             # What lies behind a layer is measured once that layer carries.
-            second.norm.reset_running_stats()
+            norms[-1].reset_running_stats()
             for images in batches:
                 network(images, alpha)
             _undo(norm, slice(0, CARRIED))
         for norm in norms:
             # As if they had been averaged for long: the carried maps must not drift away from what was
             # undone.
-            norm.num_batches_tracked.fill_(int(1 / norm.momentum))
+            as_if_averaged_for_long(norm)
         network.train(was_training)
 
 
@@ -90,7 +91,7 @@ def match_analysis(
         entering = [pool_to(b, own) for b in batches]
         if level < network.levels - 1:
             entering = [network.inputs[level](x) for x in entering]
-        norm = down[1].norm
+        norm = blocks_of(down)[1].normalisation()
         norm.weight.copy_(wanted_spread)
         norm.bias.copy_(wanted_mean)
         # The rectifier and the pooling between are not linear: approach it.
@@ -103,19 +104,26 @@ def match_analysis(
     return wanted_spread
 
 
+def as_if_averaged_for_long(norm: nn.BatchNorm3d) -> None:
+    """From now on the running averages change by ``momentum`` alone."""
+    assert norm.momentum
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.fill_(int(1 / norm.momentum))
+
+
 def _undo(norm: nn.BatchNorm3d, maps: slice) -> None:
     """Make the normalisation the identity on some maps."""
-    norm.weight[maps] = torch.sqrt(norm.running_var[maps] + norm.eps)
-    norm.bias[maps] = norm.running_mean[maps]
+    mean, variance = statistics_of(norm)
+    norm.weight[maps] = torch.sqrt(variance[maps] + norm.eps)
+    norm.bias[maps] = mean[maps]
 
 
-def _pass_on(
-    up: nn.ConvTranspose3d, first: nn.Conv3d, second: nn.Conv3d, head: nn.Conv3d, below: nn.Conv3d
-) -> None:
+def _pass_on(up: nn.Module, first: nn.Conv3d, second: nn.Conv3d, head: nn.Conv3d, below: nn.Conv3d) -> None:
     """Weights that carry ``below``'s output from the maps under ``up`` to ``head``."""
+    assert isinstance(up, nn.ConvTranspose3d)
     count = up.in_channels
     up.weight.copy_(torch.eye(count).view(count, count, 1, 1, 1).expand_as(up.weight))
-    up.bias.zero_()
+    bias_of(up).zero_()
     # Repeating each cell twice and smoothing with (1, 2, 1) / 4 is linear interpolation between cell centres.
     line = torch.tensor([1.0, 2.0, 1.0], device=below.weight.device) / 4
     smooth = line.view(3, 1, 1) * line.view(1, 3, 1) * line.view(1, 1, 3)
@@ -123,14 +131,14 @@ def _pass_on(
     first.weight[:CARRIED] = 0
     for row, sign in ((slice(0, 3), 1.0), (slice(3, 6), -1.0)):
         first.weight[row, :count] = sign * kernel
-        first.bias[row] = sign * below.bias
+        bias_of(first)[row] = sign * bias_of(below)
     second.weight[:CARRIED] = 0
-    second.bias[:CARRIED] = 0
+    bias_of(second)[:CARRIED] = 0
     head.weight.zero_()
-    head.bias.zero_()
+    bias_of(head).zero_()
     for c in range(3):
-        for row, sign in ((c, 1.0), (3 + c, -1.0)):
-            for column, side in ((c, 1.0), (3 + c, -1.0)):
-                second.weight[row, column, 1, 1, 1] = sign * side / (1 + LEAKINESS)
+        for target, sign in ((c, 1.0), (3 + c, -1.0)):
+            for source, side in ((c, 1.0), (3 + c, -1.0)):
+                second.weight[target, source, 1, 1, 1] = sign * side / (1 + LEAKINESS)
         head.weight[c, c] = 1 / (1 + LEAKINESS)
         head.weight[c, 3 + c] = -1 / (1 + LEAKINESS)

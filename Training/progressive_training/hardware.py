@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from ProgressiveRegistrationLib.errors import InputError
@@ -32,7 +32,7 @@ def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
     """Lightning Fabric for the configured hardware, and the precision chosen.
     Raises InputError if it is not to be had."""
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.strategies.ddp import DDPStrategy
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     accelerator, precision = hardware.accelerator, hardware.precision
@@ -48,7 +48,7 @@ def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
             accelerator=accelerator,
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            precision=precision,
+            precision=cast(Any, precision),
             # Levels that are not active yet have parameters without gradients. The others wait while one
             # process prepares the scans, for hours with the whole of LIDC-IDRI.
             strategy=DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=24))

@@ -17,6 +17,7 @@ from ProgressiveRegistrationLib.network.model import ModelCard
 from ProgressiveRegistrationLib.network.unet import RegistrationUNet
 
 from .deformation import FINE
+from .growth import as_if_averaged_for_long
 from .network import ProgressiveUNet, grid_shape, own_voxels
 from .samples import COARSE_GAIN, Sample, SampleStream
 
@@ -54,12 +55,7 @@ def inherit(network: ProgressiveUNet, card: ModelCard, stream: SampleStream) -> 
             "the same, or half the width, one level more and twice the size."
         )
     for norm in [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)]:
-        _as_if_averaged_for_long(norm)
-
-
-def _as_if_averaged_for_long(norm: Any) -> None:
-    """Let the running statistics change no faster than ``momentum`` says."""
-    norm.num_batches_tracked.fill_(int(1 / norm.momentum))
+        as_if_averaged_for_long(norm)
 
 
 def _training_units(weights: dict[str, torch.Tensor], size: int | list[int]) -> dict[str, torch.Tensor]:

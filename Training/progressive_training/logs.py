@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ProgressiveRegistrationLib.errors import OutputError
 
@@ -32,7 +32,8 @@ class Log:
     ) -> None:
         self._report = report
         self.active, self.every = active, max(1, config.output.log_every)
-        self.file = self.board = self.bar = None
+        self.file: IO[str] | None = None
+        self.board = self.bar = None
         self._loss = self._zero = self._seconds = 0.0
         self._count = 0
         self._failing = False
@@ -103,6 +104,8 @@ class Log:
         self._show({name: figure}, iteration)
 
     def _write(self, values: dict) -> None:
+        if self.file is None:
+            return
         try:
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()

@@ -9,12 +9,12 @@ export is its state dict.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
 from ProgressiveRegistrationLib.network.compose import concatenated
-from ProgressiveRegistrationLib.network.unet import RegistrationUNet, maps_of_level
+from ProgressiveRegistrationLib.network.unet import RegistrationUNet, bias_of, maps_of_level, statistics_of
 from torch import nn
 
 
@@ -35,14 +35,16 @@ class RenormBatchNorm3d(nn.BatchNorm3d):
             return super().forward(x)
         with torch.no_grad():
             mean, var = batch_statistics(x)
-            self.num_batches_tracked += 1
+            count, (own_mean, own_var) = self.num_batches_tracked, statistics_of(self)
+            assert count is not None
+            count += 1
             # Not as a number of Python's: a GPU would have to be waited for.
-            rate = (1.0 / self.num_batches_tracked).clamp(min=self.momentum)
-            self.running_mean.lerp_(mean, rate)
-            self.running_var.lerp_(var, rate)
-            running = torch.sqrt(self.running_var + self.eps)
+            rate = (1.0 / count).clamp(min=self.momentum)
+            own_mean.lerp_(mean, rate)
+            own_var.lerp_(var, rate)
+            running = torch.sqrt(own_var + self.eps)
             r = torch.sqrt(var + self.eps) / running
-            d = (mean - self.running_mean) / running
+            d = (mean - own_mean) / running
         return F.batch_norm(
             x, None, None, self.weight * r, self.bias + self.weight * d, training=True, eps=self.eps
         )
@@ -149,25 +151,26 @@ class ProgressiveUNet(nn.Module):
         beta, gamma = beta_gamma(alpha)
         finest = max(i for i, a in enumerate(alpha) if a > 0)
         skips: dict[int, torch.Tensor] = {}
-        maps = None
+        maps: torch.Tensor | None = None
         for level in range(finest, -1, -1):
             depth = self._depth(level)
+            entering: list[torch.Tensor] = []
             if level == self.levels - 1:
-                entering = pool_to(x, self.cells(self.side(level)))
+                entering.append(pool_to(x, self.cells(self.side(level))))
             else:
-                entering = None
                 if beta[level] > 0:
-                    entering = beta[level] * self.inputs[level](pool_to(x, self.cells(self.side(level))))
+                    pooled = pool_to(x, self.cells(self.side(level)))
+                    entering.append(beta[level] * self.inputs[level](pooled))
                 if maps is not None and gamma[level] > 0:
-                    pooled = gamma[level] * self.unet.pool(maps)
-                    entering = pooled if entering is None else entering + pooled
+                    entering.append(gamma[level] * self.unet.pool(maps))
             if depth in self.unet.correlated:
                 side = self.side(level)
                 finer = pool_to(x, self.cells(2 * side))
-                entering = entering + self.unet.matches(finer, depth, self.cells(side))
-            maps = self.unet.down[depth](entering)
+                entering.append(self.unet.matches(finer, depth, self.cells(side)))
+            maps = self.unet.down[depth](_sum(entering))
             skips[level] = maps
         fields = {}
+        maps = skips[0]
         for level in range(finest + 1):
             if level > 0:
                 maps = self.unet.merge_up(self._depth(level), maps, skips[level])
@@ -189,12 +192,7 @@ class ProgressiveUNet(nn.Module):
             fields = dict(enumerate(concatenated(list(fields.values()), (UNIT,) * 3)))
         finest = max(i for i, a in enumerate(alpha) if a > 0)
         target = self.cells(side or self.side(finest))
-        total = None
-        for level, field in fields.items():
-            if alpha[level] > 0:
-                part = alpha[level] * resize(field, target)
-                total = part if total is None else total + part
-        return total
+        return _sum([alpha[k] * resize(field, target) for k, field in fields.items() if alpha[k] > 0])
 
     def active_parameters(self, alpha: Sequence[float]) -> list[nn.Parameter]:
         """Parameters that take part at these weights."""
@@ -214,6 +212,11 @@ class ProgressiveUNet(nn.Module):
             elif alpha[level] > 0:
                 parts.append(self.unet.out)
         return [p for part in parts for p in part.parameters()]
+
+
+def _sum(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Of at least one tensor, from the first to the last."""
+    return reduce(torch.add, parts)
 
 
 def check_alpha(alpha: Sequence[float], levels: int) -> list[float]:
@@ -301,4 +304,4 @@ def glorot(module: nn.Module, generator: torch.Generator) -> None:
             fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(part.weight)
             std = (2.0 / (fan_in + fan_out)) ** 0.5
             part.weight.normal_(0, std, generator=generator)
-            part.bias.zero_()
+            bias_of(part).zero_()

@@ -69,13 +69,13 @@ def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
 def load_phantom(folder: Path, window: tuple[float, float], device: torch.device = CPU) -> PhantomPair:
     """Read what ``prepare_phantom`` wrote; tensors lie on ``device``."""
     card = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    fields = [
+    forward, backward = (
         torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False)).to(device).float()
         for name in ("forward", "backward")
-    ]
+    )
     truth = Grid(card["size"], card["spacing"], card["origin"])
-    phases = [load(folder / phase, window, device) for phase in ("exhale", "inhale")]
-    return PhantomPair(*phases, truth, *fields)
+    exhale, inhale = (load(folder / phase, window, device) for phase in ("exhale", "inhale"))
+    return PhantomPair(exhale, inhale, truth, forward, backward)
 
 
 class PhantomStore:
@@ -94,7 +94,8 @@ class PhantomStore:
         device: torch.device = CPU,
         **options: Any,
     ) -> None:
-        self.window, self.kept, self.device, self._memory, self._lock = window, kept, device, {}, Lock()
+        self.window, self.kept, self.device, self._lock = window, kept, device, Lock()
+        self._memory: dict[int, PhantomPair] = {}
         self.folders = [cache / f"phantom-{seed:04d}" for seed in range(1000, 1000 + count)]
         for number, folder in enumerate(self.folders, 1):
             if not _is_whole(folder):

@@ -121,8 +121,13 @@ class Sample:
     scan: str = ""
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
-        names = ("images", "target", "weight", "lung")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+        return replace(
+            self,
+            images=change(self.images),
+            target=change(self.target),
+            weight=change(self.weight),
+            lung=change(self.lung),
+        )
 
     def to(self, device: torch.device) -> Sample:
         """The same on another device."""
@@ -208,10 +213,7 @@ class SampleStream:
         """
         box = 0.04 * amplitude
         plain = replace(Augmentation.none(), box_change=box, box_change_share=1.0, density=HELD_OUT_DENSITY)
-        table = {
-            name: spec if name == "t1" else SplineSpec(spec.grid, tuple(r * amplitude for r in spec.ranges))
-            for name, spec in TABLE_I.items()
-        }
+        table = {name: spec if name == "t1" else spec.scaled(amplitude) for name, spec in TABLE_I.items()}
         same = replace(sampling, augmentation=plain, table=table, generator="fast")
         return cls(store, same, 1, "validate", shape=shape)
 
@@ -227,8 +229,8 @@ class SampleStream:
         grids = Grids(self.shape)
         share = self.sampling.augmentation.phantom_share
         if share and self.phantoms and scan is None and rng.random() < share:
-            pair = self.phantoms[int(rng.integers(len(self.phantoms)))]
-            return make_phantom_sample(pair, rng, self.sampling, side, target_side or side, grids)
+            phantom = self.phantoms[int(rng.integers(len(self.phantoms)))]
+            return make_phantom_sample(phantom, rng, self.sampling, side, target_side or side, grids)
         index = int(rng.integers(len(self.store)))
         chosen = self.store[index if scan is None else scan]
         return make_sample(chosen, rng, self.sampling, side, target_side or side, grids)
@@ -328,7 +330,8 @@ class Grids:
     shape: tuple[int, int, int] = (FINE,) * 3
 
     def lattice(self, side: int, pad: int = 0) -> Lattice:
-        return Lattice(tuple(n * side // FINE for n in self.shape), pad)
+        x, y, z = (n * side // FINE for n in self.shape)
+        return Lattice((x, y, z), pad)
 
 
 CUBE = Grids()
@@ -378,13 +381,13 @@ def make_sample(
 
     look = draw_appearance(rng, options, factor)
     hide = look.hides and box.extent[0] < 0.75 * scan.box.extent[0]
-    images = []
+    looks = []
     for k, at in enumerate((fixed_at, moving_at)):
         image = sample_volume(volume[None], voxels(at, factor == 2))[0]
         if hide:
             image = image * _near_one_lung(scan, box, voxels(at, True))
-        images.append(look.apply(image, k))
-    images = as_input(images, sampling, factor)
+        looks.append(look.apply(image, k))
+    images = as_input(looks, sampling, factor)
 
     if target_side == FINE:
         target, fixed_at_target = _to_fine(u), fixed_at

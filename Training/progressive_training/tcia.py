@@ -282,8 +282,8 @@ def write_pairs(
     usable = {s.uid: s for s in contents.series}
     rows = []
     for number, ((patient, _), found) in enumerate(sorted(phases(contents.facts).items()), 1):
-        ends = [found.get(percent) for percent in (50.0, 0.0)]
-        if any(end is None or end.uid not in usable for end in ends):
+        ends = [found[percent] for percent in (50.0, 0.0) if percent in found]
+        if len(ends) < 2 or any(end.uid not in usable for end in ends):
             continue
         places = [folder.resolve() / end.folder for end in ends]
         rows.append(

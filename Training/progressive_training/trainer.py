@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ProgressiveRegistrationLib.errors import (
 )
 from ProgressiveRegistrationLib.files import write_text
 from ProgressiveRegistrationLib.network.model import find_card
+from ProgressiveRegistrationLib.network.unet import channels_last
 
 from . import checkpoint
 from .cache import ScanStore, scan_name
@@ -134,11 +135,11 @@ class Trainer:
         )
         self.average = copy.deepcopy(network).eval()
         # Before the optimiser is built, which must know the parameters where they are.
-        network = network.to(self.fabric.device, memory_format=torch.channels_last_3d)
-        self.average = self.average.to(self.fabric.device, memory_format=torch.channels_last_3d)
+        network = channels_last(network, self.fabric.device)
+        self.average = channels_last(self.average, self.fabric.device)
         chosen = self.config.optimiser
         if chosen.name == "sgd":
-            optimiser = torch.optim.SGD(
+            optimiser: torch.optim.Optimizer = torch.optim.SGD(
                 network.parameters(), 1.0, momentum=chosen.momentum, weight_decay=chosen.weight_decay
             )
         else:
@@ -148,11 +149,12 @@ class Trainer:
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.plain = network
         pairs = list(zip(self.average.state_dict().values(), network.state_dict().values()))
-        self._averaged = list(zip(*(p for p in pairs if p[1].is_floating_point())))
-        self._counted = list(zip(*(p for p in pairs if not p[1].is_floating_point())))
+        self._averaged = [p for p in pairs if p[1].is_floating_point()]
+        self._counted = [p for p in pairs if not p[1].is_floating_point()]
         sides = [network.side(level) for level in range(options.levels)]
         self.draws = Draws(self.stream, self.schedule, sides, self.fabric.world_size, self.fabric.global_rank)
-        self.iteration, self.seconds, self.history = 0, 0.0, []
+        self.iteration, self.seconds = 0, 0.0
+        self.history: list[dict] = []
         self.steps = [0] * options.levels
 
     # Checkpoints --------------------------------------------------------------------------------------------
@@ -283,9 +285,9 @@ class Trainer:
             self.steps = schedule.steps(self.iteration)
         # A checkpoint without a record was trained on these scans too, unless the configuration has changed.
         same = not any(key in ("data.train", "data.hold_out") or "phantom" in key for key in changed)
-        before = state.get("scans", self.scans if same and state.get("config") else None)
-        known = before is not None and self.scans is not None
-        self.scans = sorted((Counter(before) | Counter(self.scans)).elements()) if known else None
+        now, before = self.scans, state.get("scans", self.scans if same and state.get("config") else None)
+        known = before is not None and now is not None
+        self.scans = sorted((Counter[str](before) | Counter[str](now)).elements()) if known else None
 
     # Running ------------------------------------------------------------------------------------------------
 
@@ -354,7 +356,7 @@ class Trainer:
         if self.fabric.world_size == 1:
             return flag
         found = torch.tensor(float(flag), device=self.fabric.device)
-        return float(self.fabric.all_reduce(found, reduce_op="max")) > 0
+        return bool(cast(torch.Tensor, self.fabric.all_reduce(found, reduce_op="max")) > 0)
 
     def _loop(self, end: int) -> None:
         log = Log(
@@ -506,9 +508,9 @@ class Trainer:
         first, _ = self.schedule.span(self.schedule.phase(t), self.total)
         done = t - first
         decay = min(self.config.optimiser.ema, (1 + done) / (10 + done))
-        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        torch._foreach_lerp_([a for a, _ in self._averaged], [w for _, w in self._averaged], 1 - decay)
         if self._counted:
-            torch._foreach_copy_(*self._counted)
+            torch._foreach_copy_([a for a, _ in self._counted], [n for _, n in self._counted])
 
     def _snapshot(self) -> None:
         """The averaged weights in half precision, for evaluation later (paper, section III-A)."""

@@ -12,7 +12,7 @@ import sys
 import textwrap
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..console import print_json
 from ..errors import Cancelled, ProgressiveRegistrationError, exit_codes
@@ -79,7 +79,7 @@ def _add_option(parser: argparse.ArgumentParser, about: Field) -> None:
         else:
             parser.add_argument(flag, dest=about.name, action="store_true", help=text)
         return
-    shown = ", ".join(default) if kind == ENDINGS else default
+    shown = ", ".join(cast("tuple[str, ...]", default)) if kind == ENDINGS else default
     parser.add_argument(
         flag,
         dest=about.name,

@@ -65,15 +65,15 @@ def check_options(options: BatchOptions) -> dict[str, Any]:
 
     options.check()
     choose_device(options.device)
-    return {"version": __version__, "model": _model(options)}
+    return {"version": __version__, "model": _model(options.model)}
 
 
-def _model(options: BatchOptions) -> dict[str, str] | None:
+def _model(wanted: str | None) -> dict[str, str] | None:
     from ..network.model import find_card
 
-    if options.model == "none":
+    if wanted == "none":
         return None
-    card = find_card(options.model)
+    card = find_card(wanted)
     return {"name": card.name, "version": card.version, "sha256": card.sha256}
 
 
@@ -110,7 +110,7 @@ def do_pair(
         work: dict[str, Any] = {"id": pair.id, "inputs": {}, "options": options.record(pair)}
         begun = False
         try:
-            work["model"] = _model(options)
+            work["model"] = _model(options.model)
             work["inputs"] = _inputs(pair)
             if records.is_finished(before, work, folder):
                 return {**(before or {}), "reused": True}

@@ -19,7 +19,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ClusterError, InputError, ProgressiveRegistrationError
 from ..memory import keep_freed_memory
-from ..progress import check
+from ..progress import Progress, Stop, check
 from .locks import locked
 from .pair import STATE, BatchOptions, check_options, do_pair, forget, record_failure
 from .record import read_record
@@ -69,8 +69,9 @@ def dask_client(
         with _connected(scheduler) as client:
             yield client, threads
         return
-    with _local_cluster(workers) as (client, cores):
-        yield client, threads or max(1, cores // workers)
+    count = workers or 1
+    with _local_cluster(count) as (client, cores):
+        yield client, threads or max(1, cores // count)
 
 
 def _check_counts(workers: int | None, scheduler: str | None, threads: int | None) -> None:
@@ -100,7 +101,9 @@ class InProcess:
     def check(self, tell: Callable[[str], None] | None) -> dict[str, Any]:
         return {**check_options(self.options), "where": "one by one"}
 
-    def run(self, pairs: list[BatchPair], output: Path, progress, cancelled) -> Iterator[dict]:
+    def run(
+        self, pairs: list[BatchPair], output: Path, progress: Progress, cancelled: Stop
+    ) -> Iterator[dict]:
         for pair in pairs:
             check(cancelled)
             yield do_pair(pair, output, self.options, progress, cancelled)
@@ -149,10 +152,12 @@ class Cluster:
             "where": where + (f" of {self.address}" if self.address else ""),
         }
 
-    def run(self, pairs: list[BatchPair], output: Path, progress, cancelled) -> Iterator[dict]:
+    def run(
+        self, pairs: list[BatchPair], output: Path, progress: Progress, cancelled: Stop
+    ) -> Iterator[dict]:
         """Records in the order in which they come; ``progress`` stays silent."""
         from distributed import CancelledError
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         if self.address is not None:
             self._see(output)

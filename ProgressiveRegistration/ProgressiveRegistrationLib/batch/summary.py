@@ -6,8 +6,8 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ COLUMNS = ("id", "status", *FIGURES, "report", "error")
 REFRESH_SECONDS = 15
 
 
-def summary_rows(records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summary_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A flat row of each record, with all COLUMNS; None where there is nothing. ``report``:
     relative to the batch's folder."""
     rows = []
@@ -50,7 +50,7 @@ def summary_rows(records: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def totals(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What Table II has in its row "All": TRE (mm) over all landmarks of all pairs, folding (%)
     as mean and sd over pairs.
 
@@ -79,7 +79,7 @@ def totals(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _pooled(rows: list[Mapping[str, Any]], when: str) -> tuple[float | None, float | None]:
+def _pooled(rows: Sequence[Mapping[str, Any]], when: str) -> tuple[float | None, float | None]:
     """Mean and sample sd of all pairs' landmarks together, from each pair's count, mean and sd."""
     n = np.array([row["landmarks"] for row in rows], float)
     if not n.sum():
@@ -91,7 +91,7 @@ def _pooled(rows: list[Mapping[str, Any]], when: str) -> tuple[float | None, flo
     return whole, math.sqrt(squares / (n.sum() - 1)) if n.sum() > 1 else 0.0
 
 
-def to_csv(rows: list[Mapping[str, Any]]) -> str:
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV text; empty cells where nothing was measured. TRE in mm, folding in percent."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -103,10 +103,10 @@ def to_csv(rows: list[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def render(rows: list[Mapping[str, Any]], head: Mapping[str, Any], notes: Mapping[str, list[str]]) -> str:
+def render(rows: Sequence[Mapping[str, Any]], head: Mapping[str, Any], notes: Mapping[str, list[str]]) -> str:
     """The page as one HTML text. ``head``: command, options, model, where; ``notes``: by id."""
     options = head["options"]
-    options = asdict(options) if is_dataclass(options) else dict(options)
+    options = dict(options) if isinstance(options, Mapping) else asdict(options)
     sizes = [row[f"tre_{when}_mean_mm"] for row in rows for when in ("before", "after")]
     shown = [{**row, "link": row["report"] and quote(row["report"])} for row in rows]
     return page_template("summary.html.jinja").render(
@@ -127,7 +127,7 @@ def render(rows: list[Mapping[str, Any]], head: Mapping[str, Any], notes: Mappin
 
 
 def write_summary(
-    folder: str | os.PathLike, records: list[Mapping[str, Any]], head: Mapping[str, Any]
+    folder: str | os.PathLike, records: Sequence[Mapping[str, Any]], head: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Write ``summary.csv`` and ``summary.html``, each whole or not at all; returns the rows.
     Raises OutputError."""

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from .. import formats
 from ..errors import InputError
@@ -136,15 +137,16 @@ def _pair(path: Path, line: int, header: list[str], cells: list[str]) -> BatchPa
             raise InputError(f"{path}, line {line}: the cell {name} is empty.")
     for name, taken in (("id", TAKEN_IDS), ("transform", TAKEN_NAMES)):
         text = row.get(name)
+        if text is None:
+            continue
         can_be_made = name == "id" and text and not FORBIDDEN.search(text) and len(text) <= 100
-        safe = folder_name(text) if can_be_made else text
-        if text is not None and not _is_safe(safe, taken):
+        if not _is_safe(folder_name(text) if can_be_made else text, taken):
             raise InputError(
                 f"{path}, line {line}: the {name} {text!r} cannot be the name of a "
                 f"{'folder' if name == 'id' else 'file'} here; use letters, digits, '_', '-', '+' and "
                 "'.' only."
             )
-    values = {}
+    values: dict[str, Any] = {}
     for about in fields(PairFiles):
         cell = row.get(about.name)
         if cell is None:

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import ModelError
 from .device import choose_device, choose_precision, device_name, on_gpu_or_cpu, passed_over
-from .unet import RegistrationUNet, fold_batch_norm
+from .unet import RegistrationUNet, channels_last, fold_batch_norm
 
 # 1: the paper's network. 2: a card whose network differs from it (``correlated``, ``output``) or is
 # asked otherwise (``passes``, ``mirrored``, ``symmetric``), which earlier programs cannot do.
@@ -221,8 +221,8 @@ class Model:
         # bfloat16 would round a displacement of 20 voxels by up to 0.06: the last layer keeps its precision
         last = network.out, network.heads
         network.out, network.heads = torch.nn.Identity(), torch.nn.ModuleList()
-        network = network.to(device, self._dtype, memory_format=torch.channels_last_3d)
-        network.out, network.heads = (part.to(device, memory_format=torch.channels_last_3d) for part in last)
+        network = channels_last(network, device, self._dtype)
+        network.out, network.heads = channels_last(last[0], device), channels_last(last[1], device)
         self._network = network
 
     @property

@@ -7,6 +7,9 @@ in ``Training/``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import nn
 
@@ -14,6 +17,7 @@ from .compose import concatenated
 from .correlation import RADIUS, correlation
 
 LEAKINESS = 0.01
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def maps_of_level(width: int, level: int) -> tuple[int, int, int]:
@@ -30,11 +34,42 @@ class ConvBlock(nn.Sequential):
     """3x3x3 convolution, batch normalisation, Leaky ReLU. ``norm`` builds
     the normalisation of a number of maps."""
 
-    def __init__(self, maps_in: int, maps_out: int, norm=nn.BatchNorm3d) -> None:
+    def __init__(
+        self, maps_in: int, maps_out: int, norm: Callable[[int], nn.Module] = nn.BatchNorm3d
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv3d(maps_in, maps_out, 3, padding=1)
         self.norm = norm(maps_out)
         self.act = nn.LeakyReLU(LEAKINESS, inplace=True)
+
+    def normalisation(self) -> nn.BatchNorm3d:
+        """What has not been folded into the convolution."""
+        assert isinstance(self.norm, nn.BatchNorm3d)
+        return self.norm
+
+
+def blocks_of(part: nn.Module) -> list[ConvBlock]:
+    """The blocks of a level's ``down`` or ``merge``."""
+    return [block for block in part.children() if isinstance(block, ConvBlock)]
+
+
+def bias_of(conv: nn.Conv3d | nn.ConvTranspose3d) -> torch.Tensor:
+    """The biases, which all layers here have."""
+    assert conv.bias is not None
+    return conv.bias
+
+
+def statistics_of(norm: nn.BatchNorm3d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Running mean and variance, which all layers here have."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def channels_last(network: Module, device: torch.device | str, kind: torch.dtype | None = None) -> Module:
+    """The network on a device, in the memory format that is fastest there."""
+    # torch's types do not know the keyword.
+    return network.to(device=device, dtype=kind, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 class RegistrationUNet(nn.Module):
@@ -57,7 +92,7 @@ class RegistrationUNet(nn.Module):
         self,
         width: int = 8,
         levels: int = 5,
-        norm=nn.BatchNorm3d,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm3d,
         correlated: tuple[int, ...] = (),
         composed: bool = False,
     ) -> None:
@@ -92,13 +127,14 @@ class RegistrationUNet(nn.Module):
             }
         )
 
-    def matches(self, images: torch.Tensor, level: int, side: tuple[int, int, int]) -> torch.Tensor:
+    def matches(self, images: torch.Tensor, level: int, side: tuple[int, ...]) -> torch.Tensor:
         """What the images' correlation adds to the maps that ``level`` (one of ``correlated``) receives.
 
         images : (1, 2, D, H, W) float32. side : (d, h, w) of the level. Returns (1, maps, d, h, w).
         """
         conv = self.match[str(level)]
-        return conv(correlation(images, side).to(conv.weight.dtype))
+        d, h, w = side
+        return conv(correlation(images, (d, h, w)).to(next(conv.parameters()).dtype))
 
     def merge_up(self, level: int, below: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Bring the maps of ``level + 1`` up and join them with the analysis maps of ``level``."""
@@ -138,13 +174,14 @@ class RegistrationUNet(nn.Module):
 
 
 @torch.no_grad()
-def fold_batch_norm(network: nn.Module) -> nn.Module:
+def fold_batch_norm(network: Module) -> Module:
     """Fold every ``ConvBlock``'s normalisation (running statistics) into its convolution, in place."""
     for block in network.modules():
         if isinstance(block, ConvBlock) and not isinstance(block.norm, nn.Identity):
-            norm, conv = block.norm, block.conv
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            norm, conv = block.normalisation(), block.conv
+            mean, variance = statistics_of(norm)
+            scale = norm.weight / torch.sqrt(variance + norm.eps)
             conv.weight.mul_(scale[:, None, None, None, None])
-            conv.bias.copy_((conv.bias - norm.running_mean) * scale + norm.bias)
+            bias_of(conv).copy_((bias_of(conv) - mean) * scale + norm.bias)
             block.norm = nn.Identity()
     return network

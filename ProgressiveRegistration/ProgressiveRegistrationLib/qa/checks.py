@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,7 @@ def lung_agreement(transform: Transform, fixed_mask: sitk.Image, moving_mask: si
     Jacobian determinant there.
     """
     grid = Grid.from_image(fixed_mask)
-    ours = isinstance(transform, DisplacementField)
-    itk = transform.covering(grid).to_transform() if ours else transform
+    itk = transform.covering(grid).to_transform() if isinstance(transform, DisplacementField) else transform
     padded = sitk.ConstantPad(sitk.Cast(moving_mask > 0, sitk.sitkFloat32), [2] * 3, [2] * 3, 0.0)
     warped = sitk.Resample(
         padded,
@@ -338,14 +337,19 @@ def _pair(result: Path) -> _Source:
         if list(image.GetSize()) != size:
             raise InputError(f"{name} is not the image that was registered: its size has changed.")
     transform = Path(transforms if isinstance(transforms, str) else transforms[0])
-    files = (Path(names[k]) if names.get(k) else None for k in ("fixed_landmarks", "moving_landmarks"))
+    marks = [Path(names[k]) if names.get(k) else None for k in ("fixed_landmarks", "moving_landmarks")]
     masks = [names.get(f"{side}_mask") for side in SIDES]
     return _Source(
         images,
         paths,
         [read_volume(mask) if mask else None for mask in masks],
         PairFiles(
-            *map(Path, paths), *files, exclude_landmarks=tuple(names.get("excluded_landmarks", ())), **chosen
+            Path(paths[0]),
+            Path(paths[1]),
+            fixed_landmarks=marks[0],
+            moving_landmarks=marks[1],
+            exclude_landmarks=tuple(names.get("excluded_landmarks", ())),
+            **chosen,
         ),
         transform if transform.is_file() else path.parent / transform.name,  # the folder was moved
         done,
@@ -360,6 +364,9 @@ def _sequence(result: Path) -> _Source:
     moves = [entry.get("displacement_mm", {}).get("mean", -1.0) for entry in report["phases"]]
     two = [phases[names.index(report["reference"])], phases[int(np.argmax(moves))]]
     marks = [phase.landmarks for phase in two]
+    files = PairFiles(two[0].path, two[1].path)
+    if all(marks):
+        files = replace(files, fixed_landmarks=marks[0], moving_landmarks=marks[1])
     steps = [step["after_mm"]["mean"] for step in report.get("steps", [])]
     between = {"mean": float(np.mean(steps)), "max": float(np.max(steps))} if steps else None
     what = f"A sequence: this is its phase {two[1].name}, farthest from the reference {two[0].name}."
@@ -367,7 +374,7 @@ def _sequence(result: Path) -> _Source:
         [phase.image() for phase in two],
         [str(phase.path) for phase in two],
         [phase.lung_mask() for phase in two],
-        PairFiles(*(phase.path for phase in two), *(marks if all(marks) else ())),
+        files,
         result / f"field_{two[1].name}.nrrd",
         {**report, "notes": [what, *report["notes"]]},
         {"transitivity_mm": between},

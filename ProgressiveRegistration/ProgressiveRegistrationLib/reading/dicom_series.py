@@ -168,10 +168,10 @@ def choose(volumes: Sequence[Volume], wanted: str | None, place: str, option: st
         if len({v.uid for v in rivals}) == 1 and largest.phase:
             tag, counts = largest.phase[0], {v.phase[1]: len(v.slices) for v in rivals if v.phase}
             values = [f"{value} ({count} images)" for value, count in counts.items()]
-            listed = ", ".join(values[:MOST_LISTED]) + (", ..." if len(values) > MOST_LISTED else "")
+            shown = ", ".join(values[:MOST_LISTED]) + (", ..." if len(values) > MOST_LISTED else "")
             advice = f"choose one with {option or 'the series'} {tag}=VALUE"
             raise InputError(
-                f"{place} holds several volumes in one series, which {tag} tells apart: {listed}; {advice}."
+                f"{place} holds several volumes in one series, which {tag} tells apart: {shown}; {advice}."
             )
         raise InputError(f"{place} holds several series of like size, so {how}: {_listed(rivals)}.")
     return _large_enough(largest, place)
@@ -324,9 +324,10 @@ def _told_apart(slices: list[Slice], values: list[str], clash: bool) -> dict[str
 def _passes(slices: list[Slice]) -> list[str]:
     """For each slice, the run of instance numbers it belongs to in which
     positions go one way; "" where there is none."""
-    if any(item.number is None for item in slices):
+    given = [item.number for item in slices if item.number is not None]
+    if len(given) < len(slices):
         return [""] * len(slices)
-    order = sorted(range(len(slices)), key=lambda i: slices[i].number)
+    order = sorted(range(len(slices)), key=given.__getitem__)
     heights = heights_along(slices)
     runs: list[list[int]] = [[order[0]]]
     for previous, current in zip(order, order[1:]):
@@ -338,7 +339,7 @@ def _passes(slices: list[Slice]) -> list[str]:
         runs[-1].append(current)
     names = [""] * len(slices)
     for run in runs:
-        numbers = [slices[i].number for i in run]
+        numbers = [given[i] for i in run]
         for i in run:
             names[i] = f"{min(numbers)}-{max(numbers)}"
     return names

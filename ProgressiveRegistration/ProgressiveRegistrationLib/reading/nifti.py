@@ -13,7 +13,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import SimpleITK as sitk
@@ -124,7 +124,7 @@ def _opened(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked if its first two say gzip, whatever its name says."""
     with open(path, "rb") as file:
         packed = file.read(2) == GZIP
-    return gzip.open(path) if packed else open(path, "rb")
+    return cast("IO[bytes]", gzip.open(path)) if packed else open(path, "rb")
 
 
 def _header(stream: IO[bytes], path: Path) -> Any:
@@ -140,6 +140,7 @@ def _header(stream: IO[bytes], path: Path) -> Any:
             f"{path} cannot be read as an image: it is cut off or damaged; copy it again."
         ) from error
     sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    kind: Any
     if 540 in sizes and len(start) >= 540:
         kind, length = Nifti2Header, 540
     elif 348 in sizes and len(start) >= 348:

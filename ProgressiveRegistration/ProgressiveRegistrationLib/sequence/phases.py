@@ -181,7 +181,15 @@ def _from_table(path: Path) -> list[Phase]:
                 raise InputError(f"{path}, line {rows.line_num}: {place} does not exist.")
         image = places.pop("image")
         name = SAFE_NAME.sub("_", row.get("id") or "") or _stem(image)
-        phases.append(Phase(name, image, series=row.get("series") or None, **places))
+        phases.append(
+            Phase(
+                name,
+                image,
+                series=row.get("series") or None,
+                landmarks=places.get("landmarks"),
+                mask=places.get("mask"),
+            )
+        )
     return phases
 
 

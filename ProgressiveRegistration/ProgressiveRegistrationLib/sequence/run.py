@@ -187,7 +187,13 @@ def _reference(sequence: Sequence, lungs: list[Lungs]) -> int:
 
 
 def _register_all(
-    tasks: list[Task], output: Path, settings: Settings, workers, scheduler, tell, say: _Progress
+    tasks: list[Task],
+    output: Path,
+    settings: Settings,
+    workers: int | None,
+    scheduler: str | None,
+    tell: Callable[[str], None] | None,
+    say: _Progress,
 ) -> dict[str, dict]:
     """Task -> its record."""
     from ..batch.pools import dask_client
@@ -213,7 +219,14 @@ def _register_all(
         for task in tasks:
             first, share = 0.05 + 0.75 * len(done) / len(tasks), 0.75 / len(tasks)
 
-            def inner(stage: str, fraction: float, text: str, first=first, share=share, task=task) -> None:
+            def inner(
+                stage: str,
+                fraction: float,
+                text: str,
+                first: float = first,
+                share: float = share,
+                task: Task = task,
+            ) -> None:
                 say(
                     "registering",
                     first + share * fraction,
@@ -247,8 +260,8 @@ def _register_all(
 
 def _evaluate(
     sequence: Sequence,
-    images,
-    lungs,
+    images: list[sitk.Image],
+    lungs: list[Lungs],
     reference: int,
     tasks: list[Task],
     output: Path,
@@ -344,7 +357,7 @@ def _evaluate(
         )
         report["ventilation"] = {"exhale": phases[empty].name, "inhale": phases[full].name, **breath.figures}
         report["notes"] += breath.figures["notes"]
-    from ..network.model import choose_device
+    from ..network.device import choose_device
 
     say("uncertainty", 0.92, "Mapping the uncertainty")
     moves = [entry.get("displacement_mm", {}).get("mean", -1.0) for entry in report["phases"]]
@@ -381,7 +394,9 @@ def _lattice(fixed: sitk.Image, lungs: Lungs) -> Grid:
     return part.with_spacing(LATTICE_MM)
 
 
-def _trajectories(phases: list[Phase], images, reference: int, fields) -> Trajectories | None:
+def _trajectories(
+    phases: list[Phase], images: list[sitk.Image], reference: int, fields: dict[int, DisplacementField]
+) -> Trajectories | None:
     start = phases[reference].points(images[reference])
     if start is None:
         return None

@@ -22,7 +22,7 @@ from ..batch.locks import locked
 from ..errors import InputError, OutputError
 from ..field import DisplacementField
 from ..geometry import Affine
-from ..progress import Stop
+from ..progress import Progress, Stop
 from .phases import Phase
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def do_task(
             "id": task.name,
             "inputs": _inputs(task, work_folder),
             "options": {**settings.record(), "frames": [task.fixed.frame, task.moving.frame]},
-            "model": _model(settings),
+            "model": _model(settings.model),
         }
         if records.is_finished(before, work, folder):
             return {**(before or {}), "reused": True}
@@ -165,7 +165,7 @@ def _inputs(task: Task, work_folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _register(
-    task: Task, work_folder: Path, settings: Settings, progress, stopped
+    task: Task, work_folder: Path, settings: Settings, progress: Progress, stopped: Stop
 ) -> tuple[DisplacementField, dict[str, Any]]:
     import time
 
