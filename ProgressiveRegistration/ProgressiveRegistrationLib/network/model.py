@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ class Model:
         network = copy.deepcopy(self._exact)
         # bfloat16 would round a displacement of 20 voxels by up to 0.06: the last layer keeps its precision
         last = network.out, network.heads
-        network.out, network.heads = torch.nn.Identity(), torch.nn.ModuleList()
+        network.out, network.heads = cast(Any, torch.nn.Identity()), torch.nn.ModuleList()
         network = channels_last(network, device, self._dtype)
         network.out, network.heads = channels_last(last[0], device), channels_last(last[1], device)
         self._network = network
