@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Union
 
 from ProgressiveRegistrationLib.constants import WINDOW_HU
 from ProgressiveRegistrationLib.errors import InputError
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict
+from pydantic import BeforeValidator, ConfigDict, PlainValidator, Strict
 
 from .losses import LOSSES
 from .network import NORMS
@@ -24,6 +24,7 @@ from .values import (
     Anything,
     Count,
     Flag,
+    NotNegative,
     Number,
     Numbers,
     PerLevel,
@@ -162,7 +163,7 @@ class Hardware:
     precision: str = "auto"
     threads: Whole = 0
     prefetch: Flag = True
-    workers: Annotated[Whole, Field(ge=0)] = 0
+    workers: NotNegative = 0
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,12 @@ def _numbers(count: int) -> Callable[[Any], Any]:
     return check
 
 
+def _not_negative(value: int) -> int:
+    if value < 0:
+        raise wrong("must not be negative")
+    return value
+
+
 def one_of(*allowed: str) -> AfterValidator:
     """For texts that are a choice."""
 
@@ -83,6 +89,7 @@ def within(low: float, high: float, *, end: bool = True) -> AfterValidator:
 Number = Annotated[float, BeforeValidator(_no_flag), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
+NotNegative = Annotated[int, Strict(), AfterValidator(_not_negative)]
 Flag = Annotated[bool, Strict()]
 Numbers = Annotated[tuple[Number, ...], BeforeValidator(_listed)]
 Wholes = Annotated[tuple[Whole, ...], BeforeValidator(_listed)]
