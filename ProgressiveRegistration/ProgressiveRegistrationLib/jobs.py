@@ -137,6 +137,7 @@ def register_files(
         loading = beside.submit(_model, job.options)  # brings torch, meanwhile
         with work.stage("reading", "Reading the images"):
             inputs = read_inputs(job.files)
+        assert inputs.moving is not None  # who registers gives both
         result, backward = _registered(job, inputs, loading, work)
         with work.stage("quality", "Measuring the transform"):
             figures = quality_figures(

@@ -212,8 +212,9 @@ def _matching(volumes: Sequence[Volume], wanted: str) -> list[Volume]:
     phase = re.search(r"(?:^|[\s,/]+)(\w+)\s*=\s*(.+)$", wanted)
     if phase and phase[1].lower() in {tag.lower() for tag in (*PHASE_TAGS, BY_NUMBER)}:
         tag, value = phase[1].lower(), phase[2].strip().strip("\"'")
-        named = [v for v in volumes if v.phase and v.phase[0].lower() == tag]
-        volumes = [v for v in named if _same_value(v.phase[1], value)]
+        volumes = [
+            v for v in volumes if v.phase and v.phase[0].lower() == tag and _same_value(v.phase[1], value)
+        ]
         wanted = wanted[: phase.start()].strip()
         if not wanted:
             return list(volumes)
