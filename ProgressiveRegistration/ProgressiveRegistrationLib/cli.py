@@ -73,10 +73,7 @@ JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 PRESET, MODEL, DEVICE = (option(Options, name) for name in ("preset", "model", "device"))
 REPORT = option(Options, "report")
-FIXED, FIXED_MASK, FIXED_SERIES, MOVING_SERIES, MOVING_FRAME = (
-    option(PairFiles, name)
-    for name in ("fixed", "fixed_mask", "fixed_series", "moving_series", "moving_frame")
-)
+MOVING_SERIES, MOVING_FRAME = (option(PairFiles, name) for name in ("moving_series", "moving_frame"))
 
 
 def _tell_version(wanted: bool) -> None:

@@ -12,7 +12,9 @@ from typing import Any, List, Optional
 
 import typer
 
+from .cli_options import takes
 from .errors import InputError
+from .options import IMAGE_CHOICES, PairFiles
 
 
 def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
@@ -20,13 +22,18 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
 
     @app.command(epilog=epilog)
     @cli.guarded
+    @takes(
+        {"files": PairFiles},
+        options=("fixed", "moving"),
+        only=("fixed", "moving", "fixed_mask", *IMAGE_CHOICES),
+        texts={
+            "fixed": "CT at exhale, the transform's fixed image.",
+            "moving": "CT at inhale, its moving image.",
+        },
+    )
     def ventilation(
+        files: PairFiles,
         transform: Path = cli.TRANSFORM,
-        fixed: Path = typer.Option(
-            ..., help="CT at exhale, the transform's fixed image.", show_default=False
-        ),
-        moving: Path = typer.Option(..., help="CT at inhale, its moving image.", show_default=False),
-        fixed_mask: Optional[Path] = cli.FIXED_MASK,
         output: Path = typer.Option(..., "--output", "-o", help="Folder for the maps.", show_default=False),
         smoothing: Optional[float] = typer.Option(
             None, help="Smoothing of the HU for the air-based map, sd in mm. [8, at least two voxels]"
@@ -42,18 +49,18 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         """Specific ventilation from exhale to inhale: by volume change, and by change of air."""
         from .coverage import outside_notes
         from .files import staged_folder, write_text
-        from .images import read_image, read_volume, write_image
+        from .images import read_volume, write_image
         from .lungs import find_lungs
+        from .pairing import read_side
         from .report.content import jsonable, to_json
         from .transforms import read_transform
         from .ventilation import ventilation as measure
 
         notes: List[str] = []
         mapping = read_transform(transform, notes)
-        exhale, inhale = read_image(fixed, notes=notes), read_image(moving, notes=notes)
-        lungs = find_lungs(
-            exhale, mask=None if fixed_mask is None else read_volume(fixed_mask), name=str(fixed)
-        )
+        exhale, inhale = (read_side(files, side, notes) for side in ("fixed", "moving"))
+        mask = None if files.fixed_mask is None else read_volume(files.fixed_mask)
+        lungs = find_lungs(exhale, mask=mask, name=str(files.fixed))
         found = measure(
             exhale,
             inhale,
@@ -86,7 +93,18 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
 
     @app.command(epilog=epilog)
     @cli.guarded
+    @takes(
+        {"images": PairFiles},
+        options=("fixed", "moving"),
+        optional=("fixed", "moving"),
+        only=("fixed", "moving"),
+        texts={
+            "fixed": "With a transform: its fixed CT, on whose grid the dose is written.",
+            "moving": "With a transform, for mass: its moving CT.",
+        },
+    )
     def dose(
+        images: PairFiles,
         result: Path = typer.Argument(
             ...,
             metavar="RESULT",
@@ -107,10 +125,6 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         weight: Optional[List[float]] = typer.Option(
             None, help="Share of the time of each phase (repeatable). [even]"
         ),
-        fixed: Optional[Path] = typer.Option(
-            None, help="With a transform: its fixed CT, on whose grid the dose is written."
-        ),
-        moving: Optional[Path] = typer.Option(None, help="With a transform, for mass: its moving CT."),
     ) -> None:
         """Sum the dose of all phases on the reference phase, along the fields of a sequence; or warp one
         dose along one transform.
@@ -123,7 +137,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         if mode not in MODES:
             raise InputError(f"There is no way {mode} to warp a dose; choose {' or '.join(MODES)}.")
         if result.is_file() and result.suffix.lower() != ".json":
-            name, parts, image, path = _dose_of_pair(result, doses, mode, fixed, moving)
+            name, parts, image, path = _dose_of_pair(result, doses, mode, images)
         else:
             name, parts, image, path = _doses_of_sequence(result, doses, mode, weight)
         read = {file: read_dose(file) for file in set(doses)}
@@ -150,13 +164,18 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
 
     @app.command(epilog=epilog)
     @cli.guarded
+    @takes(
+        {"images": PairFiles},
+        options=("fixed", "moving"),
+        only=("fixed", "moving"),
+        texts={"moving": "The image on which they were drawn.", "fixed": "The image that gets them."},
+    )
     def contours(
+        images: PairFiles,
         structures: Path = typer.Argument(
             ..., metavar="RTSTRUCT", help="Structures drawn on the moving image.", show_default=False
         ),
         transform: Path = cli.TRANSFORM,
-        moving: Path = typer.Option(..., help="The image on which they were drawn.", show_default=False),
-        fixed: Path = typer.Option(..., help="The image that gets them.", show_default=False),
         output: Path = typer.Option(
             ...,
             "--output",
@@ -176,7 +195,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
 
         notes: List[str] = []
         mapping = read_transform(transform, notes)
-        source, target = (Grid.from_image(read_image(path, notes=notes)) for path in (moving, fixed))
+        source, target = (
+            Grid.from_image(read_image(path, notes=notes)) for path in (images.moving, images.fixed)
+        )
         notes += reference_note(mapping, target)
         if not isinstance(mapping, DisplacementField):
             mapping = DisplacementField.from_transform(mapping, target)
@@ -185,7 +206,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             for name, mask in read_structures(structures, source).items()
         }
         if output.suffix.lower() == ".dcm":
-            write_structures(masks, output, images=headers_of_series(fixed))
+            write_structures(masks, output, images=headers_of_series(images.fixed))
         else:
             import numpy as np
             import SimpleITK as sitk
@@ -201,7 +222,18 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
 
     @app.command(epilog=epilog)
     @cli.guarded
+    @takes(
+        {"images": PairFiles},
+        options=("fixed", "moving"),
+        optional=("fixed", "moving"),
+        only=("fixed", "moving"),
+        texts={
+            "fixed": "Fixed CT: the grid to reach over; a DICOM folder gives patient, study and frame.",
+            "moving": "Moving CT: a DICOM folder gives its frame of reference.",
+        },
+    )
     def convert(
+        images: PairFiles,
         transform: Path = cli.TRANSFORM,
         output: Path = typer.Option(
             ...,
@@ -209,13 +241,6 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             "-o",
             help=".dcm (Deformable Spatial Registration), .h5, .tfm, .nrrd, .nii.gz or .mha.",
             show_default=False,
-        ),
-        fixed: Optional[Path] = typer.Option(
-            None,
-            help="Fixed CT: the grid that is reached over; a DICOM folder gives patient, study and frame.",
-        ),
-        moving: Optional[Path] = typer.Option(
-            None, help="Moving CT: a DICOM folder gives its frame of reference."
         ),
     ) -> None:
         """Write a transform in another format, DICOM Deformable Spatial Registration included."""
@@ -228,7 +253,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
 
         notes: List[str] = []
         mapping = read_transform(transform, notes)
-        grid = None if fixed is None else Grid.from_image(read_volume(fixed, notes=notes))
+        grid = None if images.fixed is None else Grid.from_image(read_volume(images.fixed, notes=notes))
         if grid is not None:
             notes += reference_note(mapping, grid)
         if not isinstance(mapping, DisplacementField):
@@ -238,7 +263,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
                 )
             mapping = DisplacementField.from_transform(mapping, grid)
         if output.suffix.lower() == ".dcm":
-            headers = [None if path is None else first_of_series(path) for path in (fixed, moving)]
+            headers = [
+                None if path is None else first_of_series(path) for path in (images.fixed, images.moving)
+            ]
             write_registration(mapping, output, fixed=headers[0], moving=headers[1], reach=grid)
         else:
             (mapping if grid is None else mapping.covering(grid)).write(output)
@@ -316,7 +343,7 @@ def _doses_of_sequence(
 
 
 def _dose_of_pair(
-    transform: Path, doses: list[Path], mode: str, fixed: Path | None, moving: Path | None
+    transform: Path, doses: list[Path], mode: str, images: PairFiles
 ) -> tuple[str, list[tuple[Any, ...]], Any, Path]:
     """As ``_doses_of_sequence``, for one transform."""
     from .field import DisplacementField
@@ -324,6 +351,7 @@ def _dose_of_pair(
     from .images import read_image
     from .transforms import read_transform
 
+    fixed, moving = images.fixed, images.moving
     if len(doses) != 1:
         raise InputError(f"{len(doses)} doses were given with one transform; give one.")
     if fixed is None or (mode == "mass" and moving is None):

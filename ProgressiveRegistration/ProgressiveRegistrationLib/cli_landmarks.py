@@ -9,14 +9,24 @@ from typing import Any, Optional
 
 import typer
 
+from .cli_options import takes
+from .options import IMAGE_CHOICES, PairFiles
+
 
 def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
     """Add this file's command to ``app``; ``cli`` is the module with its helpers."""
 
     @app.command(epilog=epilog)
     @cli.guarded
+    @takes(
+        {"files": PairFiles},
+        options=("moving",),
+        optional=("moving",),
+        only=("fixed", "moving", "fixed_mask", *IMAGE_CHOICES),
+        texts={"moving": "Moving CT: partners are looked for in it, where TRANSFORM leads."},
+    )
     def suggest(
-        fixed: Path = cli.FIXED,
+        files: PairFiles,
         output: Path = typer.Option(
             ...,
             "--output",
@@ -25,12 +35,6 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             show_default=False,
         ),
         count: int = typer.Option(30, help="How many at most."),
-        fixed_mask: Optional[Path] = cli.FIXED_MASK,
-        fixed_series: Optional[str] = cli.FIXED_SERIES,
-        moving: Optional[Path] = typer.Option(
-            None, help="Moving CT: partners are looked for in it, where TRANSFORM leads."
-        ),
-        moving_series: Optional[str] = cli.MOVING_SERIES,
         transform: Optional[Path] = typer.Option(None, help="Fixed -> moving; none: the scans as they lie."),
         moving_output: Optional[Path] = typer.Option(None, help="Landmark file for the partners."),
     ) -> None:
@@ -41,17 +45,9 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         from .errors import InputError
         from .suggest import suggest_files
 
-        if (moving is None) != (moving_output is None):
+        if (files.moving is None) != (moving_output is None):
             raise InputError("Partners need both --moving and --moving-output.")
         for line in suggest_files(
-            fixed,
-            output,
-            count=count,
-            fixed_mask=fixed_mask,
-            fixed_series=fixed_series,
-            moving=moving,
-            moving_series=moving_series,
-            transform=transform,
-            moving_output=moving_output,
+            files, output, count=count, transform=transform, moving_output=moving_output
         ):
             cli._out.print(cli._plain(line))

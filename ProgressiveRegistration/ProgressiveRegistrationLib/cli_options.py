@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, List, Optional, cast, get_type_hints
 
 import typer
@@ -24,6 +25,8 @@ def takes(
     options: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
     without: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of whole tables.
 
@@ -32,7 +35,8 @@ def takes(
     tables : the command's parameter -> the dataclass it gets, made from the fields' options.
     options : needed fields that are options here, not arguments; ``optional`` ones need not be given (then
         None).
-    without : fields that this command has no use for.
+    without : fields that this command has no use for; ``only`` : those that it has, where they are few.
+    texts : help of fields that mean something of their own here.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,10 +44,10 @@ def takes(
         hints = get_type_hints(command)
         own = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
         made = [
-            _parameter(about, about.name in options, about.name in optional)
+            _parameter(about, about.name in options, about.name in optional, texts.get(about.name))
             for table in tables.values()
             for about in fields(table)
-            if about.name not in without
+            if about.name not in without and (not only or about.name in only)
         ]
         first = [p for p in made if isinstance(p.default, typer.models.ArgumentInfo)]
         rest = [p for p in made if p not in first]
@@ -75,8 +79,8 @@ def option(table: type, name: str) -> Any:
     return _parameter(next(f for f in fields(table) if f.name == name), False, False).default
 
 
-def _parameter(about: Field, as_option: bool, optional: bool) -> inspect.Parameter:
-    kind, text = about.metadata["kind"], about.metadata["help"]
+def _parameter(about: Field, as_option: bool, optional: bool, text: str | None = None) -> inspect.Parameter:
+    kind, text = about.metadata["kind"], text or about.metadata["help"]
     hint: Any = KINDS.get(kind, str)
     if needed(about) and not as_option:
         default = typer.Argument(..., metavar=about.name.upper(), help=text, show_default=False)

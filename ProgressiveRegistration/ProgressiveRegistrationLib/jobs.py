@@ -25,8 +25,8 @@ from .geometry import Grid
 from .images import read_image, read_volume, warp_image, write_image
 from .landmarks import read_landmarks, write_landmarks
 from .lungs import find_lungs
-from .options import PATH, Options, PairFiles
-from .pairing import LandmarkPair, read_landmark_pair
+from .options import IMAGE_CHOICES, PATH, Options, PairFiles
+from .pairing import LandmarkPair, read_landmark_pair, read_side
 from .progress import Progress, Work
 from .quality import quality_figures
 from .report.content import describe_image, evaluation_report, protocol, registration_report
@@ -95,18 +95,8 @@ class Inputs:
 def read_inputs(files: PairFiles) -> Inputs:
     """Read and check everything that belongs to a pair; raises InputError."""
     notes: list[str] = []
-
-    def image(side: str, path: Path) -> sitk.Image:
-        return read_image(
-            path,
-            getattr(files, f"{side}_series"),
-            option=f"--{side}-series (in a batch: {side}_series)",
-            frame=getattr(files, f"{side}_frame"),
-            notes=notes,
-        )
-
-    fixed = image("fixed", files.fixed)
-    moving = None if files.moving is None else image("moving", files.moving)
+    fixed = read_side(files, "fixed", notes)
+    moving = None if files.moving is None else read_side(files, "moving", notes)
     masks = (files.fixed_mask, files.moving_mask, files.moving_labels)
     one, other, labels = (None if path is None else read_volume(path, notes=notes) for path in masks)
     pair = read_landmark_pair(files, fixed, moving)
@@ -539,14 +529,7 @@ def _check_room(folder: Path, job: Job, grid: Grid) -> None:
 
 
 # Of PairFiles: which part of a file was read; what reads the files again needs them.
-READING_CHOICES = (
-    "fixed_columns",
-    "moving_columns",
-    "fixed_series",
-    "moving_series",
-    "fixed_frame",
-    "moving_frame",
-)
+READING_CHOICES = ("fixed_columns", "moving_columns", *IMAGE_CHOICES)
 
 
 def _described(job: Job, inputs: Inputs) -> dict[str, Any]:

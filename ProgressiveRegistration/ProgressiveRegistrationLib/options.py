@@ -65,6 +65,10 @@ class PairFiles:
     moving_frame: int | None = _field(WHOLE, "The same for the moving image.")
 
 
+# Which volume of a DICOM folder or a time sequence each image is.
+IMAGE_CHOICES = ("fixed_series", "moving_series", "fixed_frame", "moving_frame")
+
+
 @dataclass(frozen=True)
 class Options:
     """How a pair is registered and what is written; the same for all pairs of a batch."""

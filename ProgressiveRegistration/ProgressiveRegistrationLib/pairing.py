@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from .errors import InputError
 from .geometry import Grid
+from .images import read_image
 from .landmarks import Landmarks, read_landmarks
 from .options import PairFiles
 
@@ -33,6 +34,17 @@ class LandmarkPair:
             "moving_points": self.moving.points,
             "labels": self.fixed.labels,
         }
+
+
+def read_side(files: PairFiles, side: str, notes: list[str]) -> sitk.Image:
+    """The "fixed" or the "moving" CT, its series and frame as chosen; ``notes`` gets what was done to it."""
+    return read_image(
+        getattr(files, side),
+        getattr(files, f"{side}_series"),
+        option=f"--{side}-series (in a batch: {side}_series)",
+        frame=getattr(files, f"{side}_frame"),
+        notes=notes,
+    )
 
 
 def read_landmark_pair(files: PairFiles, fixed: sitk.Image, moving: sitk.Image | None) -> LandmarkPair:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from .errors import InputError
 from .geometry import Affine, Grid
 from .landmarks import Landmarks
+from .options import PairFiles
 from .progress import Stop, check
 
 LATTICE_MM = 1.5
@@ -130,18 +131,15 @@ def find_partners(
 
 
 def suggest_files(
-    fixed: Path,
+    files: PairFiles,
     output: Path,
     *,
     count: int = 30,
-    fixed_mask: Path | None = None,
-    fixed_series: str | None = None,
-    moving: Path | None = None,
-    moving_series: str | None = None,
     transform: Path | None = None,
     moving_output: Path | None = None,
 ) -> list[str]:
-    """Suggest landmarks for files and write them; with ``moving`` their partners too. Returns lines to print.
+    """Suggest landmarks for files and write them; with ``files.moving`` (which may be None) their partners
+    too. Returns lines to print.
 
     The partners' file says in the measurement ``match`` how well each was found: the correlation, or 0 where
     the transform's own prediction was kept.
@@ -150,18 +148,17 @@ def suggest_files(
     ------
     InputError, NoLungError, OutputError.
     """
-    from .images import read_image, read_volume
+    from .images import read_volume
     from .landmarks import write_landmarks
     from .lungs import find_lungs
+    from .pairing import read_side
     from .transforms import map_points, read_transform
 
     notes: list[str] = []
-    image = read_image(fixed, fixed_series, option="--fixed-series", notes=notes)
-    mask = read_volume(fixed_mask) if fixed_mask is not None else None
-    lungs = find_lungs(image, mask=mask, name=str(fixed))
-    partner = None
-    if moving is not None:
-        partner = read_image(moving, moving_series, option="--moving-series", notes=notes)
+    image = read_side(files, "fixed", notes)
+    mask = read_volume(files.fixed_mask) if files.fixed_mask is not None else None
+    lungs = find_lungs(image, mask=mask, name=str(files.fixed))
+    partner = None if files.moving is None else read_side(files, "moving", notes)
     still = sitk.Transform(3, sitk.sitkIdentity)
     mapping = still if transform is None else read_transform(transform, notes)
     found = suggest_landmarks(image, lungs.mask, count)

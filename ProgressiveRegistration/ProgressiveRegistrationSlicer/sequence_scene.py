@@ -25,7 +25,7 @@ from .overlays import add_legend
 
 INDEX = "phase"
 # Of the transforms in the scene, which Slicer writes uncompressed: a 4DCT's would else be a gigabyte.
-LATTICE_MM, MARGIN_MM = 4.0, 40.0
+LATTICE_MM, REACH_MM = 4.0, 40.0
 WINDOW_LEVEL = (1600.0, -450.0)
 # nine colours each, evenly spaced (Matplotlib's, CC0); colour tables of Slicer's own are not in every Slicer
 COLOURS = {
@@ -241,7 +241,7 @@ def _sequence(name: str):
 def _lattice(image: sitk.Image, region: Box | None) -> Grid:
     box = Box.around(Grid.from_image(image).corners())
     if region is not None:
-        region = region.grown(MARGIN_MM)
+        region = region.grown(REACH_MM)
         box = Box(np.maximum(region.lower, box.lower), np.minimum(region.upper, box.upper))
     return box.grid(2).with_spacing(LATTICE_MM)
 

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+
 import pytest
+
+MISSING = [
+    name for module, name in (("slicer", "slicer-core"), ("PySide6", "PySide6")) if find_spec(module) is None
+]
+
+
+class Skipped(pytest.Module):
+    """A test file that is not even imported."""
+
+    def collect(self):
+        pytest.skip(f"{' and '.join(MISSING)} not installed (extra slicer-tests)", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Files that import Slicer are skipped where there is none."""
+    if MISSING and re.search(r"^(import|from) slicer", module_path.read_text(encoding="utf-8"), re.MULTILINE):
+        return Skipped.from_parent(parent, path=module_path)
+    return None
 
 
 @pytest.fixture

@@ -6,16 +6,12 @@ tests run the module. Here is what running does not reach, and that the rules an
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
-
 import ast
 import inspect
 import json
 import xml.etree.ElementTree as ElementTree
 
+import pytest
 import slicer
 import slicer_harness
 from slicer_harness import strict

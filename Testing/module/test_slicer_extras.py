@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
-
 import json
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import slicer
 import vtk

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-
 import numpy as np
+import pytest
 import slicer
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid

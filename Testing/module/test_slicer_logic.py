@@ -6,11 +6,8 @@ import importlib.util
 import re
 import sys
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import slicer
 from ProgressiveRegistrationLib.errors import Cancelled, InputError

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
-
 import xml.etree.ElementTree as ElementTree
 
+import pytest
 import slicer
 import slicer_harness
 from slicer_harness.fixtures import FakeRegister, add_pair, add_points, fixed_points, motion

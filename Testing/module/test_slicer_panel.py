@@ -3,15 +3,11 @@ fusion."""
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
-
 import importlib.machinery
 import json
 
 import numpy as np
+import pytest
 import slicer
 from ProgressiveRegistrationLib.errors import NoLungError
 from ProgressiveRegistrationLib.geometry import Grid

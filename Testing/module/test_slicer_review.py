@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
-
 import numpy as np
+import pytest
 import slicer
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid

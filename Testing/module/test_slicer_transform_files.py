@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-
 import numpy as np
+import pytest
 import slicer
 import vtk
 from ProgressiveRegistrationLib.errors import InputError

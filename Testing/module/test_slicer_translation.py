@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
-
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 import slicer
 import slicer_harness
 from slicer_harness.fixtures import add_pair

@@ -9,11 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
-
-pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")
-pytest.importorskip("PySide6", reason="PySide6 is not installed (extra slicer-tests)")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY / "ProgressiveRegistration") not in sys.path:

@@ -167,7 +167,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ValidationPair:
     """A real pair with landmarks. ``exclude``: labels of landmarks to leave out. ``translate``:
     mm added to the moving frame."""
 
@@ -182,7 +182,7 @@ class Pair:
 class Validation:
     every: Whole = 250
     samples: Whole = 4
-    pairs: Annotated[tuple[Pair, ...], LIST] = ()
+    pairs: Annotated[tuple[ValidationPair, ...], LIST] = ()
 
 
 @dataclass(frozen=True)

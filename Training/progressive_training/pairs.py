@@ -16,7 +16,7 @@ from ProgressiveRegistrationLib.geometry import Box, Grid
 from ProgressiveRegistrationLib.lungs import Lungs, find_lungs, matched_boxes
 from ProgressiveRegistrationLib.network.input import network_input, sample_on_grid, window_to_unit
 
-from .config import Config, Pair, TrainingPair
+from .config import Config, TrainingPair, ValidationPair
 from .deformation import FINE, Lattice, look_up
 from .network import grid_shape, pool_to, resize
 from .samples import COARSE_GAIN, Sample
@@ -48,7 +48,7 @@ class PreparedPair:
         return np.linalg.norm(self.fixed_points - self.moving_points, axis=1)
 
 
-def _read(config: Config, pair: Pair | TrainingPair) -> tuple[list[sitk.Image], list[Lungs]]:
+def _read(config: Config, pair: ValidationPair | TrainingPair) -> tuple[list[sitk.Image], list[Lungs]]:
     """Fixed and moving image, and their lungs."""
     scans = []
     for role, text in (("fixed", pair.fixed), ("moving", pair.moving)):
@@ -74,7 +74,7 @@ def _inputs(config: Config, scans: list[sitk.Image], boxes: Sequence[Box]) -> to
     return torch.stack(images)[None]
 
 
-def prepare_pair(config: Config, pair: Pair) -> PreparedPair:
+def prepare_pair(config: Config, pair: ValidationPair) -> PreparedPair:
     """Read a pair of the configuration. Its landmarks: CSV with fixed x, y, z and moving x, y,
     z in LPS mm after an id."""
     scans, lungs = _read(config, pair)

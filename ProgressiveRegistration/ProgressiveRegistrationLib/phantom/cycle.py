@@ -79,8 +79,6 @@ def breathing_cycle(
     *,
     phases: int = 10,
     hysteresis: float = 0.0,
-    amplitude: float = 20.0,
-    landmarks: int = 400,
     done: Callable[[int], None] | None = None,
     **options: Any,
 ) -> ThoraxCycle:
@@ -91,7 +89,7 @@ def breathing_cycle(
     hysteresis : share of a breath by which the chest wall and the lung's unevenness lag behind the diaphragm,
         0 to 0.15.
     done : called after every phase with how many there are.
-    seed, amplitude, landmarks, options : as for ``breathing_thorax``.
+    seed, options : as for ``breathing_thorax``.
 
     Raises
     ------
@@ -103,10 +101,10 @@ def breathing_cycle(
         raise InputError(
             f"The phantom's hysteresis is a share of the breath, 0 to {MOST_HYSTERESIS}; got {hysteresis}."
         )
-    chest = make_chest(seed, amplitude=amplitude, landmarks=landmarks, scans=phases, **options)
+    chest = make_chest(seed, scans=phases, **options)
     times = np.arange(phases) / phases
     motions = _states(chest.tissue.motion, phases, hysteresis)
-    inhale, labels = chest.tissue.landmarks(landmarks)
+    inhale, labels = chest.tissue.landmarks(chest.landmarks)
     images, lungs, points = [], [], []
     names = tuple(f"phase{round(100 * t):02d}" for t in times)
     for name, motion, noise in zip(names, motions, chest.noises):

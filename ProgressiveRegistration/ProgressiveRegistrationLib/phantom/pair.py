@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -110,72 +110,30 @@ class ThoraxPair:
         return self._cache[name]
 
 
-def breathing_thorax(
-    seed: int = 0,
-    *,
-    size: tuple[int, int, int] = SIZE,
-    spacing: tuple[float, float, float] = SPACING,
-    amplitude: float = 20.0,
-    kernel: str = "standard",
-    contrast: float = 0.0,
-    nodules: int = 2,
-    emphysema: float = 0.0,
-    consolidation: float = 0.0,
-    noise: float = 12.0,
-    thickness: float | None = None,
-    tips: int = 7000,
-    landmarks: int = 400,
-    padding: bool = False,
-) -> ThoraxPair:
+def breathing_thorax(seed: int = 0, **options: Any) -> ThoraxPair:
     """Make up a chest, breathe, and scan it twice.
 
     Parameters
     ----------
     seed : same seed and options, same bytes (on one machine and one set of libraries).
-    size, spacing : voxels and mm along x, y, z, of both images; together they must cover the lungs.
-    amplitude : mean motion of the diaphragm's domes from exhale to inhale, mm; 0 gives two scans without
-        motion.
-    kernel : 'soft', 'standard' or 'sharp'.
-    contrast : HU that a contrast agent adds to blood.
-    nodules : how many round nodules of 4 to 20 mm.
-    emphysema, consolidation : share of the lung's volume, 0 to 0.6 and 0 to 0.4, that is destroyed (holes) or
-        dense.
-    noise : sd in HU with the standard kernel.
-    thickness : slice thickness in mm, by default the slice spacing.
-    tips : terminal branches of each of the two vessel trees.
-    landmarks : how many pairs; at least 1.
-    padding : -2048 outside the scanner's round field of view, as some scanners write it.
+    options : what the chest is like, as ``make_chest`` takes it: ``size``, ``spacing``, ``amplitude`` ...
 
     Raises
     ------
     InputError : an option cannot be used; the sentence says which and why.
+
     Examples
     --------
     >>> pair = breathing_thorax(0, size=(96, 96, 96), spacing=(3.5, 3.5, 3.2), landmarks=40)
     >>> pair.fixed.GetSize(), len(pair.fixed_landmarks)
     ((96, 96, 96), 40)
     """
-    chest = make_chest(
-        seed,
-        size=size,
-        spacing=spacing,
-        amplitude=amplitude,
-        kernel=kernel,
-        contrast=contrast,
-        nodules=nodules,
-        emphysema=emphysema,
-        consolidation=consolidation,
-        noise=noise,
-        thickness=thickness,
-        tips=tips,
-        landmarks=landmarks,
-        padding=padding,
-    )
+    chest = make_chest(seed, **options)
     motion = chest.tissue.motion
     # Two threads: numpy leaves the interpreter's lock, and neither image depends on the other.
     with ThreadPoolExecutor(2) as pool:
         inhale, exhale = pool.map(chest.scanned, (None, motion), chest.noises[:2])
-    moving, labels = chest.tissue.landmarks(landmarks)
+    moving, labels = chest.tissue.landmarks(chest.landmarks)
     return ThoraxPair(
         inhale=inhale[0],
         exhale=exhale[0],
@@ -199,6 +157,7 @@ class Chest:
     noise: float
     thickness: float
     padding: bool
+    landmarks: int
     noises: list[np.random.Generator]
 
     def scanned(self, motion: Motion | None, stream: np.random.Generator) -> tuple[sitk.Image, sitk.Image]:
@@ -231,7 +190,30 @@ def make_chest(
     padding: bool = False,
     scans: int = 2,
 ) -> Chest:
-    """The chest of ``breathing_thorax``, for as many ``scans``; the same options, the same InputError."""
+    """Make up a chest, for as many scans.
+
+    Parameters
+    ----------
+    seed : same seed and options, same bytes (on one machine and one set of libraries).
+    size, spacing : voxels and mm along x, y, z, of both images; together they must cover the lungs.
+    amplitude : mean motion of the diaphragm's domes from exhale to inhale, mm; 0 gives two scans without
+        motion.
+    kernel : 'soft', 'standard' or 'sharp'.
+    contrast : HU that a contrast agent adds to blood.
+    nodules : how many round nodules of 4 to 20 mm.
+    emphysema, consolidation : share of the lung's volume, 0 to 0.6 and 0 to 0.4, that is destroyed (holes) or
+        dense.
+    noise : sd in HU with the standard kernel.
+    thickness : slice thickness in mm, by default the slice spacing.
+    tips : terminal branches of each of the two vessel trees.
+    landmarks : how many pairs; at least 1.
+    padding : -2048 outside the scanner's round field of view, as some scanners write it.
+    scans : how often it will be scanned; each scan has a noise of its own.
+
+    Raises
+    ------
+    InputError : an option cannot be used; the sentence says which and why.
+    """
     grid = phantom_grid(size, spacing)
     shape = kernel_named(kernel)
     if not np.isfinite(amplitude) or amplitude < 0:
@@ -258,7 +240,7 @@ def make_chest(
     vessels = Vessels.draw(anatomy, streams[2], tips, 0.37)
     lesions = Lesions.draw(anatomy, streams[3], nodules, emphysema, consolidation)
     tissue = Tissue(anatomy, motion, vessels, lesions, contrast, streams[4])
-    return Chest(grid, tissue, shape, noise, thickness, padding, streams[5:])
+    return Chest(grid, tissue, shape, noise, thickness, padding, landmarks, streams[5:])
 
 
 def write_pair(pair: ThoraxPair, folder: str | os.PathLike) -> list[Path]:

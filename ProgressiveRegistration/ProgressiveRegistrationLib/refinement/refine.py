@@ -30,7 +30,7 @@ from .matching import FeaturePair, LungPoints, mean_square, shuffled
 from .splines import SplineAt, roughness, roughness_slope, separable, shaping
 from .warp import Warp
 
-MARGIN_MM = 30.0  # around the lungs: the correction fades to zero there
+FADE_MM = 30.0  # around the lungs: the correction fades to zero there
 MOST_UNEXPLAINED = 0.25  # measured: one patient to 0.15, two patients 0.39 (REFINEMENT.md)
 LEAST_SEEN = 0.2  # share of the lungs that the moving image must show
 SLOPE_FLOOR = 0.01  # of the squared feature difference, per mm
@@ -215,7 +215,7 @@ class _Descent:
         _check(field, mask)
         self.report(0)
         lung = LungPoints(mask, settings.dilation_mm, fixed)
-        region = lung.box.grown(MARGIN_MM)
+        region = lung.box.grown(FADE_MM)
         self.report(0)
         warp = Warp(_start(field, region), self.device)
         self.report(0)
@@ -293,7 +293,7 @@ def _optimise(
 ) -> dict[str, Any]:
     """One stage: adds its nodes to ``warp``. Returns their number and the terms at start and end."""
     grid = _lattice(region, stage.node_mm)
-    shape = shaping(grid, MARGIN_MM / 2, warp.device)
+    shape = shaping(grid, FADE_MM / 2, warp.device)
     back = [matrix.T.contiguous() for matrix in shape]
     nodes_at = torch.from_numpy(grid.points().reshape(-1, 3)).to(warp.device)
     before = warp.at(nodes_at).T.reshape(3, *grid.shape)
@@ -359,5 +359,5 @@ def _meet_half_way(forward: Warp, backward: Warp, region: Box, descent: _Descent
         half.append(torch.where(found, (y - ahead) / 2, 0.0) @ torch.linalg.inv(linear).T)
     values = torch.cat(half).T.reshape(3, *grid.shape)
     # smoothed, since it may end abruptly where the inverse could not be found
-    values = separable(values, shaping(grid, MARGIN_MM / 2, forward.device))
+    values = separable(values, shaping(grid, FADE_MM / 2, forward.device))
     forward.add_values(np.moveaxis(values.cpu().numpy(), 0, -1), grid)

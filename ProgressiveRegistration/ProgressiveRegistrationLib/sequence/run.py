@@ -34,7 +34,7 @@ from .motion import Trajectories, amplitude, mean_image, mid_position
 from .phases import Phase
 from .steps import DIRECT, WORK, Settings, Task, do_task, plan, read_field
 
-MARGIN_MM = 40.0  # around the lungs, in which the fields are worked out; beyond, they keep their border value
+REACH_MM = 40.0  # around the lungs, in which the fields are worked out; beyond, they keep their border value
 LATTICE_MM = 2.5  # Slicer's reader interpolates a coarser field differently than ITK
 POINTS = 20_000  # at which errors between maps are measured
 FORMAT = 1
@@ -386,7 +386,7 @@ def _evaluate(
 def _lattice(fixed: sitk.Image, lungs: Lungs) -> Grid:
     """Around the reference's lungs, as far as the image goes; aligned with its axes, 2.5 mm."""
     image = Grid.from_image(fixed)
-    corners = lungs.box.grown(MARGIN_MM).grid(2).corners()
+    corners = lungs.box.grown(REACH_MM).grid(2).corners()
     index = image.world_to_index(corners)
     low = np.clip(np.floor(index.min(0)), 0, np.asarray(image.size) - 1).astype(int)
     high = np.clip(np.ceil(index.max(0)), low, np.asarray(image.size) - 1).astype(int)
