@@ -154,6 +154,8 @@ def _sentence(kind: type[Any], where: str, error: ErrorDetails) -> str:
         return f"{where}: {name} is missing."
     ask = _SENTENCES.get(error["type"], "{sentence}")
     ask = ask.format(**{"sentence": error["msg"], **error.get("ctx", {})})
+    if error["type"] == "int_type" and isinstance(path[-1], int):
+        ask = "must be whole numbers"
     given = error["input"]
     given = list(given) if isinstance(given, tuple) else given
     return f"{where}: {name} {ask}; got {given!r}."
