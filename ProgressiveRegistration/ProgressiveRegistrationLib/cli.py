@@ -107,8 +107,11 @@ def guarded(command: Command) -> Command:
         try:
             with memory_errors(), keeping(v for v in paths if isinstance(v, Path)):
                 return command(*args, **options)
+        except Cancelled as error:
+            _errors.print(_plain(error))
+            raise typer.Exit(error.exit_code) from None
         except ProgressiveRegistrationError as error:
-            _errors.print(f"[red]Error:[/red] {_plain(error)}" if error.exit_code != 130 else _plain(error))
+            _errors.print(f"[red]Error:[/red] {_plain(error)}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             _errors.print(str(Cancelled()))

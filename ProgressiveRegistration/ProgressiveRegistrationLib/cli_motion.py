@@ -10,6 +10,8 @@ from typing import Any, List, Optional
 
 import typer
 
+from .statistics import TAIL, TAIL_SHORT
+
 
 def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
     """Add this file's commands to ``app``; ``cli`` is the module with its helpers."""
@@ -117,11 +119,13 @@ def _show_sequence(cli: Any, report: dict) -> None:
     cli._out.print(table)
     a = report["amplitude_mm"]
     cli._out.print(
-        f"Amplitude in the lungs: mean {a['mean']:.1f} mm, 95 % {a['p95']:.1f} mm, largest {a['max']:.1f} mm"
+        f"Amplitude in the lungs: mean {a['mean']:.1f} mm, {TAIL_SHORT} {a[TAIL]:.1f} mm, largest {a['max']:.1f} mm"
     )
     if report.get("closing_error_mm"):
         e = report["closing_error_mm"]
-        cli._out.print(f"Closing error round the breath: mean {e['mean']:.2f} mm, 95 % {e['p95']:.2f} mm")
+        cli._out.print(
+            f"Closing error round the breath: mean {e['mean']:.2f} mm, {TAIL_SHORT} {e[TAIL]:.2f} mm"
+        )
     if report.get("ventilation"):
         v = report["ventilation"]
         air = v["lungs"]["hu"]

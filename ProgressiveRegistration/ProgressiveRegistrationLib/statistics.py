@@ -24,15 +24,18 @@ def _sd(values: np.ndarray) -> Any:
     return values.std(ddof=1) if values.size > 1 else 0.0
 
 
+PERCENTILE = 95  # the one that is told
+TAIL = f"p{PERCENTILE}"  # the figure that stands for the worst part where there is room for one
+TAIL_SHORT = f"{PERCENTILE} %"  # in a line with others
+
 # By their keys in report.json and in a batch's tables, in the order in which they are shown.
 STATISTICS = {
     "mean": Statistic("mean", np.mean),
     "sd": Statistic("sd", _sd),
     "median": Statistic("median", np.median),
-    "p95": Statistic("95th percentile", lambda values: np.percentile(values, 95)),
+    TAIL: Statistic(f"{PERCENTILE}th percentile", lambda values: np.percentile(values, PERCENTILE)),
     "max": Statistic("largest", np.max),
 }
-TAIL = "p95"  # the one that stands for the worst part where there is room for one
 # When the error of a landmark is taken -> what people read.
 WHEN = {"before": "before", "lung_boxes": "lung boxes aligned", "after": "after"}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import vtk
 from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.statistics import TAIL, TAIL_SHORT
 
 from . import mrml, sequence_scene
 from .i18n import _
@@ -96,7 +97,9 @@ def summary(result) -> str:
         _("Registered {count} phases to {reference}.").format(
             count=len(r["phases"]), reference=r["reference"]
         ),
-        _("Amplitude in the lungs: mean {mean:.1f} mm, 95 % {p95:.1f} mm.").format(**r["amplitude_mm"]),
+        _("Amplitude in the lungs: mean {mean:.1f} mm, {percent} {tail:.1f} mm.").format(
+            mean=r["amplitude_mm"]["mean"], percent=TAIL_SHORT, tail=r["amplitude_mm"][TAIL]
+        ),
     ]
     if r["closing_error_mm"]:
         parts.append(_("Closing error round the breath: {mean:.2f} mm.").format(**r["closing_error_mm"]))

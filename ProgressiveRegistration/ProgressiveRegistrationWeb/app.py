@@ -12,7 +12,7 @@ from pathlib import Path
 from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.landmarks import read_landmarks
 from ProgressiveRegistrationLib.memory import trim
-from ProgressiveRegistrationLib.statistics import statistics
+from ProgressiveRegistrationLib.statistics import STATISTICS, statistics
 from ProgressiveRegistrationSlicer import options, sample_data
 from ProgressiveRegistrationSlicer.choices import FusionMode
 from ProgressiveRegistrationSlicer.measuring import folding_text
@@ -402,11 +402,10 @@ class App:
             state.update({"tre": [], "rows": [], "paired": "", "histogram": "", "landmark": ""})
             return
         rows = [("Before", errors.before)] + ([("After", errors.after)] if registered else [])
-        keys = ("mean", "sd", "median", "p95", "max")
         tre = []
         for when, values in rows:
             figures = statistics(values)
-            tre.append({"when": when, "values": [f"{figures[k]:.2f}" for k in keys]})
+            tre.append({"when": when, "values": [f"{figures[k]:.2f}" for k in STATISTICS]})
         order = errors.worst_first()
         table = [
             {

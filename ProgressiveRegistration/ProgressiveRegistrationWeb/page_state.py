@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ProgressiveRegistrationLib.statistics import STATISTICS
 from ProgressiveRegistrationSlicer.choices import FusionMode, LungBoxes, Preset
 
 from .views import DEFINITIONS, SLICES, WINDOWS
@@ -92,6 +93,7 @@ def initial(templates: dict[str, str], *, has_data: bool) -> dict:
         "report_version": 0,
         "folding": [],
         "tre": [],
+        "statistics": [s.label for s in STATISTICS.values()],
         "paired": "",
         "histogram": "",
         "rows": [],

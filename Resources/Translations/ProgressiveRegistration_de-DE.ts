@@ -1104,7 +1104,7 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>Amplitude in the lungs: mean {mean:.1f} mm, 95 % {p95:.1f} mm.</source>
+      <source>Amplitude in the lungs: mean {mean:.1f} mm, {percent} {tail:.1f} mm.</source>
       <translation type="unfinished" />
     </message>
     <message>

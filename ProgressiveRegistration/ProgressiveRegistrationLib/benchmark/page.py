@@ -9,8 +9,18 @@ from ..presets import PRESETS
 from ..report.charts import cost_accuracy_svg
 from ..report.page import page_template
 from ..report.pictures import FIXED_COLOUR, MOVING_COLOUR
+from ..statistics import TAIL, TAIL_SHORT
 
-HEAD = ("program", "TRE (mm)", "95 % (mm)", "folding (%)", "CPU s", "wall s", "memory (GiB)", "file (MB)")
+HEAD = (
+    "program",
+    "TRE (mm)",
+    f"{TAIL_SHORT} (mm)",
+    "folding (%)",
+    "CPU s",
+    "wall s",
+    "memory (GiB)",
+    "file (MB)",
+)
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -25,7 +35,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["program"],
         f"{after['mean']:.2f} ± {after['sd']:.2f}" if after else "no landmarks",
-        f"{after['p95']:.2f}" if after else "",
+        f"{after[TAIL]:.2f}" if after else "",
         "" if folds is None else f"{folds:.4f}",
         *cost,
         f"{row['file_bytes'] / 1e6:.1f}",

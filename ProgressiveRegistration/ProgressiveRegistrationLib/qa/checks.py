@@ -32,7 +32,7 @@ from ..progress import Progress, Stop, check
 from ..quality import quality_figures
 from ..report.content import describe_image, jsonable, versions
 from ..sequence.steps import read_result
-from ..statistics import statistics
+from ..statistics import TAIL, TAIL_SHORT, statistics
 from ..transforms import Transform, read_transform
 from ..uncertainty import Uncertainty, uncertainty
 
@@ -218,7 +218,7 @@ def checks(figures: dict[str, Any], tolerance: float) -> list[dict[str, Any]]:
             "Lungs' surfaces (mean distance to agreement)",
             surface,
             surface <= tolerance,
-            f"{surface:.2f} mm, 95 % {lungs['surface_mm']['p95']:.2f}",
+            f"{surface:.2f} mm, {TAIL_SHORT} {lungs['surface_mm'][TAIL]:.2f}",
             limit,
         ),
         entry(
@@ -248,7 +248,7 @@ def checks(figures: dict[str, Any], tolerance: float) -> list[dict[str, Any]]:
             "Inverse consistency",
             None if inverse is None else inverse["mean"],
             inverse is not None and inverse["mean"] <= tolerance,
-            "" if inverse is None else f"{inverse['mean']:.2f} mm, 95 % {inverse['p95']:.2f}",
+            "" if inverse is None else f"{inverse['mean']:.2f} mm, {TAIL_SHORT} {inverse[TAIL]:.2f}",
             limit,
         ),
         entry(

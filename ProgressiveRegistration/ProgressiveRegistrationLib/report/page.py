@@ -80,6 +80,7 @@ def page_template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(statistics=STATISTICS, tail=TAIL)
     return environment.get_template(name)
 
 
@@ -102,8 +103,6 @@ def render(report: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
         rows=rows,
         longest=longest,
         stages=seconds,
-        statistics=STATISTICS,
-        tail=TAIL,
         when=WHEN,
         slowest=max(seconds.values(), default=1.0) or 1.0,
         fixed_colour=pictures.FIXED_COLOUR,

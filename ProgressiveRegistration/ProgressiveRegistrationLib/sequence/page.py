@@ -10,6 +10,7 @@ from ..geometry import Grid
 from ..report import maps, pictures
 from ..report.page import page_template
 from ..report.uncertainty_pictures import doubt_planes, doubt_scale
+from ..statistics import TAIL
 from .motion import mean_image
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def draw_page(result: Result) -> str:
     """The page as one HTML text with no outside reference."""
     r = result.report
     fixed, mask = result.images[result.reference], result.lungs[result.reference].mask
-    top = max(1.0, float(np.ceil(r["amplitude_mm"]["p95"])))
+    top = max(1.0, float(np.ceil(r["amplitude_mm"][TAIL])))
     drawn: list[dict[str, Any]] = [
         {
             "title": "Motion amplitude",
