@@ -119,7 +119,8 @@ def _show_sequence(cli: Any, report: dict) -> None:
     cli._out.print(table)
     a = report["amplitude_mm"]
     cli._out.print(
-        f"Amplitude in the lungs: mean {a['mean']:.1f} mm, {TAIL_SHORT} {a[TAIL]:.1f} mm, largest {a['max']:.1f} mm"
+        f"Amplitude in the lungs: mean {a['mean']:.1f} mm, {TAIL_SHORT} {a[TAIL]:.1f} mm, "
+        f"largest {a['max']:.1f} mm"
     )
     if report.get("closing_error_mm"):
         e = report["closing_error_mm"]
