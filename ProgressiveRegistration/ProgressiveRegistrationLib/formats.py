@@ -15,6 +15,7 @@ IMAGE_ENDINGS = (".nrrd", ".nii.gz", ".mha")
 TRANSFORM, FIELD = "transform", "displacement"
 WARPED, WARPED_LABELS, WARPED_LANDMARKS = "warped", "warped_labels", "warped_landmarks"
 REPORT = "report"
+REPORT_JSON, REPORT_PAGE = f"{REPORT}.json", f"{REPORT}.html"
 UNCERTAINTY = "uncertainty"
 
 

@@ -212,7 +212,7 @@ def planned_names(job: Job) -> list[str]:
     options, end = job.options, job.options.image_format
     names = [formats.transform_file(ending, job.transform_name) for ending in options.transform_formats]
     names += [formats.WARPED + end, formats.WARPED_LABELS + end, f"{formats.WARPED_LANDMARKS}.mrk.json"]
-    return [*names, f"{formats.REPORT}.json", f"{formats.REPORT}.html"]
+    return [*names, formats.REPORT_JSON, formats.REPORT_PAGE]
 
 
 def _registered(
@@ -465,8 +465,8 @@ def _finish(
 ) -> None:
     """Complete the report and write it into ``folder``, whose files will be in ``final``."""
     if drawn is not None:
-        outputs["html"] = f"{formats.REPORT}.html"
-    outputs["report"] = f"{formats.REPORT}.json"
+        outputs["html"] = formats.REPORT_PAGE
+    outputs["report"] = formats.REPORT_JSON
     final = Path(final).absolute()
 
     def place(name: str | list[str]) -> str | list[str]:

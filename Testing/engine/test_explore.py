@@ -12,7 +12,7 @@ from PIL import Image
 from ProgressiveRegistrationLib.field import DisplacementField
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.report import explore
-from ProgressiveRegistrationLib.report.pictures import WINDOW_HU
+from ProgressiveRegistrationLib.report.pictures import SHOWN_HU
 from scipy.ndimage import gaussian_filter
 
 
@@ -46,7 +46,7 @@ def moved():
 def test_volumes_are_what_resampling_gives(moved):
     fixed, moving, transform = moved
     data = explore.explorer(transform, fixed, moving)
-    low, high = WINDOW_HU
+    low, high = SHOWN_HU
     grid = Grid(tuple(data["size"]), tuple(data["spacing"]), tuple(data["origin"]))
     for name, image in (("fixed", fixed), ("before", moving)):
         expected = sitk.GetArrayFromImage(grid.resample(image, default=low, pixel=sitk.sitkFloat32))

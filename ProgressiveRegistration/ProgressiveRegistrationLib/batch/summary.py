@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..files import write_text
+from ..formats import REPORT_JSON, REPORT_PAGE
 from ..report import pictures
 from ..report.page import page_template
 from ..statistics import STATISTICS
@@ -44,7 +45,7 @@ def summary_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if record["status"] == "done":
             names = record["outputs"]
             row["report"] = (
-                f"{folder_name(record['id'])}/{'report.html' if 'report.html' in names else 'report.json'}"
+                f"{folder_name(record['id'])}/{REPORT_PAGE if REPORT_PAGE in names else REPORT_JSON}"
             )
         rows.append({name: row[name] for name in COLUMNS})
     return rows

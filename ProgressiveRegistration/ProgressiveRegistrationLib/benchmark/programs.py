@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..formats import transform_file
 from ..options import PairFiles
 from ..presets import PRESETS
 
@@ -26,7 +27,7 @@ class Program:
     name: str
     package: str
     settings: str
-    output: str = "transform.h5"
+    output: str = transform_file(".h5")
     preset: str | None = None
 
     def command(self, python: str, files: PairFiles, folder: Path, threads: int) -> list[str]:

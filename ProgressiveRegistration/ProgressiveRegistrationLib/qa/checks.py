@@ -22,6 +22,7 @@ from scipy import ndimage
 from ..batch.record import checksum
 from ..errors import InputError
 from ..field import DisplacementField
+from ..formats import REPORT_JSON
 from ..geometry import Grid
 from ..images import read_image, read_volume
 from ..jobs import READING_CHOICES
@@ -318,7 +319,7 @@ class _Source:
 
 def _pair(result: Path) -> _Source:
     """A result of ``register``."""
-    path = result / "report.json" if result.is_dir() else result
+    path = result / REPORT_JSON if result.is_dir() else result
     try:
         done = json.loads(path.read_text(encoding="utf-8"))
         transforms, names = done["outputs"]["transform"], done["inputs"]

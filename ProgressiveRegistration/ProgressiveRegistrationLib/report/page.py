@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from ..errors import OutputError
 from ..files import write_text
+from ..formats import REPORT_JSON, REPORT_PAGE
 from ..statistics import STATISTICS, TAIL, WHEN
 from ..transforms import Transform
 from . import charts, explore, pictures
@@ -122,9 +123,9 @@ def write_report(
     folder = Path(folder)
     if not folder.is_dir():
         raise OutputError(f"The report cannot be written: there is no folder {folder}.")
-    paths = [folder / "report.json"]
+    paths = [folder / REPORT_JSON]
     write_text(paths[0], to_json(report))
     if drawn is not None:
-        paths.append(folder / "report.html")
+        paths.append(folder / REPORT_PAGE)
         write_text(paths[1], render(report, drawn))
     return paths

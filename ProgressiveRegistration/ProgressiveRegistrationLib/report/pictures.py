@@ -14,7 +14,7 @@ from ..quality import jacobian_determinant
 from ..transforms import Transform
 from .charts import colours
 
-WINDOW_HU = (-1000.0, 400.0)
+SHOWN_HU = (-1000.0, 400.0)
 PIXEL_MM = 1.0
 VIEW_MARGIN_MM = 15.0
 # Fixed and moving add up to grey where they agree (the paper's Fig. 8).
@@ -73,7 +73,7 @@ def _fullest(index: np.ndarray) -> float:
 
 def windowed(image: sitk.Image, grid: Grid, transform: sitk.Transform | None = None) -> np.ndarray:
     """(z, y, x) in [0, 1]: ``image`` in the pictures' window on a grid; with T, as T brings it there."""
-    low, high = WINDOW_HU
+    low, high = SHOWN_HU
     out = sitk.Resample(
         image,
         grid.size,

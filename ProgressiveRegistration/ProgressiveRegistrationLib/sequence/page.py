@@ -113,7 +113,7 @@ def _blended(result: Result) -> list[dict[str, Any]]:
     for plane in planes:
         for when, transforms in (("before", still), ("after", moved)):
             values = sitk.GetArrayFromImage(mean_image(result.images, transforms, plane.grid))
-            low, high = pictures.WINDOW_HU
+            low, high = pictures.SHOWN_HU
             grey = np.sqrt(np.clip((plane.upright(values) - low) / (high - low), 0, 1))
             picture = np.round(255 * np.repeat(grey[..., None], 3, -1)).astype(np.uint8)
             out.append(
