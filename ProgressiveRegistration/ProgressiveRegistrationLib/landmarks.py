@@ -1,18 +1,16 @@
 """Landmarks: named points in LPS mm, from and to the files that people keep them in.
 
-======================  ============================================================================
-ending                  meaning
-======================  ============================================================================
-``.mrk.json``, ``.json``  Slicer Markups; its ``coordinateSystem`` (LPS or RAS) is honoured, points without a
-                        position are left out, per-point measurements can be written
-``.fcsv``               Slicer's older point list; ``CoordinateSystem`` header 0/RAS or 1/LPS, none = RAS, as
-                        Slicer itself reads it
-``.csv``                a header of ``label,x_lps,y_lps,z_lps`` or ``label,x_ras,y_ras,z_ras``, mm; Slicer's
-                        table of points (``label,r,a,s`` or ``l,p,s``, with ``defined``); no header:
-                        ``columns`` says what the numbers are (``BARE``; Learn2Reg: voxels from 0)
-``.txt``                DIR-Lab: one point a row, 1-based voxel numbers x y z of an image that must be given
-``.pts``                POPI: one point a row, mm
-======================  ============================================================================
+Formats, by the file's ending:
+
+- ``.mrk.json``, ``.json``: Slicer Markups; its ``coordinateSystem`` (LPS or RAS) is honoured, points without
+  a position are left out, per-point measurements can be written.
+- ``.fcsv``: Slicer's older point list; ``CoordinateSystem`` header 0/RAS or 1/LPS, none = RAS, as Slicer
+  itself reads it.
+- ``.csv``: a header of ``label,x_lps,y_lps,z_lps`` or ``label,x_ras,y_ras,z_ras``, mm; Slicer's table of
+  points (``label,r,a,s`` or ``l,p,s``, with ``defined``); no header: ``columns`` says what the numbers are
+  (``BARE``; Learn2Reg: voxels from 0).
+- ``.txt``: DIR-Lab: one point a row, 1-based voxel numbers x y z of an image that must be given.
+- ``.pts``: POPI: one point a row, mm.
 
 **DIR-Lab voxels.** The row ``x y z`` is the voxel (x - 1, y - 1, z - 1) *as the image is stored*: the raw
 files run from head to feet, so an image converted from them must still have the head in its first slice

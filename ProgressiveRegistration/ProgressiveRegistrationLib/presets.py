@@ -13,11 +13,14 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. voxel_mm: of the feature lattice; node_mm: of the node lattice; step_mm:
-    Adam's first and last step.
+    """One stage.
 
-    smoothness: weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference (a
-    sum of 12). repeats: how often at most the stage is run again, while it pays: see ``refine.PAYS``.
+    Attributes
+    ----------
+    voxel_mm : of the feature lattice. node_mm : of the node lattice. step_mm : Adam's first and last step.
+    smoothness : weight of the mean squared gradient of w (mm/mm) beside the mean squared feature difference
+        (a sum of 12).
+    repeats : how often at most the stage is run again, while it pays: see ``refine.PAYS``.
     """
 
     voxel_mm: float
@@ -37,6 +40,8 @@ class Stage:
 class Settings:
     """Everything that a refinement is told. REFINEMENT.md has what each was weighed against.
 
+    Attributes
+    ----------
     dilation_mm : of the lung mask in which data counts.
     noise : see ``mind_ssc``; 2e-3 is the variance of 40 HU.
     redraw : iterations after which other points are drawn, so that no set of them is fitted.
@@ -58,6 +63,8 @@ class Settings:
 class Preset:
     """What a user chooses between.
 
+    Attributes
+    ----------
     name : on the command line, in tables and reports. label, description : for people; "Label: description".
     refinement : its settings; None: the network alone.
     share : time of the refinement for the progress bar, where the network's stages together take about 4.

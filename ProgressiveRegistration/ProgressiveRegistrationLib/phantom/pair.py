@@ -2,8 +2,8 @@
 
 The **fixed** image is the **exhale**, the **moving** image the **inhale**: resampling inhale through the true
 field gives exhale, but for the lung's density (its mass is kept, so it is denser at exhale) and noise. The
-anatomy is made of functions of position at inhale (``phantom_anatomy``) and of vessel trees
-(``phantom_vessels``); the exhale image evaluates them at T(x), T being the exact motion (``phantom_motion``),
+anatomy is made of functions of position at inhale (``anatomy``) and of vessel trees
+(``vessels``); the exhale image evaluates them at T(x), T being the exact motion (``motion``),
 and draws the trees with their nodes at T^-1. Nothing is resampled, so truth is exact in both frames.
 """
 
