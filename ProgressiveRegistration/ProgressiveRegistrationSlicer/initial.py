@@ -39,7 +39,7 @@ class Start:
         self.name = transform.GetName()
         self._map = mrml.point_map(transform)
         self._affine = _as_affine(self._map) if _is_linear(transform) else None
-        self._cover = Grid.from_image(mrml.image_from_volume(fixed))
+        self._cover = mrml.volume_grid(fixed)
 
     def bring(self, moving: sitk.Image, cancelled: Callable | None = None) -> sitk.Image:
         """The moving image as T0 brings it to the fixed one; in any thread."""

@@ -40,8 +40,8 @@ class Measurement:
             raise InputError(_("Select the fixed and the moving volume that the transform aligns."))
         self._name = transform.GetName()
         self._names = fixed.GetName(), moving.GetName()
-        self._fixed = mrml.image_from_volume(fixed)
-        self._moving = mrml.image_from_volume(moving, without=transform)  # it need not be under it
+        self._read_fixed = mrml.volume_reader(fixed)
+        self._read_moving = mrml.volume_reader(moving, without=transform)  # it need not be under it
         self._errors = errors
         self._registration = result.registration if result is not None else None
         self._lungs = self._field = None
@@ -50,7 +50,7 @@ class Measurement:
             self._lungs = self._registration.fixed_lungs
         else:
             self._map = mrml.point_map(transform)
-            self._lattice = _lattice(transform, Grid.from_image(self._fixed))
+            self._lattice = _lattice(transform, mrml.volume_grid(fixed))
         self._region = lung_region(region, segment)
 
     def compute(
@@ -74,11 +74,12 @@ class Measurement:
                 raise OutputError(f"The report cannot be written: there is no folder {folder}.")
         tell = progress or (lambda *_: None)
         began = time.monotonic()
+        fixed, moving = self._read_fixed(), self._read_moving()
         notes: list = []
         tell("lungs", 0.05, "finding the lungs")
         mask = self._lungs.mask if self._lungs is not None else None
         if mask is None:
-            mask, notes = lungs_or_note(self._fixed, lung_mask(self._region, self._fixed), self._names[0])
+            mask, notes = lungs_or_note(fixed, lung_mask(self._region, fixed), self._names[0])
         field = self._field
         if field is None:
             tell("sampling", 0.15, "sampling the transform")
@@ -92,14 +93,14 @@ class Measurement:
                 "mapped_points": self._errors.mapped,
                 "labels": self._errors.labels,
             }
-        figures = quality_figures(field, self._fixed, lung_mask=mask, cancelled=cancelled, **points)
+        figures = quality_figures(field, fixed, lung_mask=mask, cancelled=cancelled, **points)
         if self._registration is not None:
             report = reports.registration_report(self._registration, figures)
         else:
             report = reports.evaluation_report(figures, self._name)
         report["inputs"] = {
-            "fixed": reports.describe_image(self._fixed, self._names[0]),
-            "moving": reports.describe_image(self._moving, self._names[1]),
+            "fixed": reports.describe_image(fixed, self._names[0]),
+            "moving": reports.describe_image(moving, self._names[1]),
         }
         report["notes"] = [*report.get("notes", []), *notes]
         report["command"] = None
@@ -107,7 +108,7 @@ class Measurement:
         report["protocol"] = reports.protocol(report)
         if folder is not None:
             tell("pictures", 0.6, "drawing the report")
-            drawn = page.draw(field, self._fixed, self._moving, lung_mask=mask, landmarks=report["landmarks"])
+            drawn = page.draw(field, fixed, moving, lung_mask=mask, landmarks=report["landmarks"])
             tell("writing", 0.95, "writing the report")
             report["outputs"] = {name: str(Path(folder) / f"report.{name}") for name in ("html", "json")}
             page.write_report(report, folder, drawn)

@@ -129,23 +129,50 @@ def _grid(size, index_to_world: np.ndarray) -> Grid:
     return Grid(tuple(size), tuple(spacing), index_to_world[:3, 3], (axes / spacing).ravel())
 
 
+def volume_grid(node, without=None) -> Grid:
+    """Where a volume's voxels lie, as ``image_from_volume`` has them."""
+    check_volume(node, without)
+    return _grid(node.GetImageData().GetDimensions(), _index_to_world(node, without))
+
+
 def image_from_volume(node, without=None) -> sitk.Image:
     """A copy of the voxels and their place in the world (LPS mm); linear parents are part of the geometry.
 
     ``without`` : a transform node, of any kind, to leave out: one that is to be measured.
     """
-    check_volume(node, without)
-    voxels = slicer.util.arrayFromVolume(node)
-    if voxels.dtype == bool or voxels.dtype == np.int64:
-        voxels = voxels.astype(np.int32)
-    return _grid(voxels.shape[::-1], _index_to_world(node, without)).image(voxels)
+    return volume_reader(node, without)()
 
 
-def update_volume(node, image: sitk.Image, like=None) -> None:
+def volume_reader(node, without=None) -> Callable[[], sitk.Image]:
+    """``image_from_volume`` in two steps: the geometry now; the copy of the voxels, which takes time, when
+    the result is called, in any thread. The node may be gone by then."""
+    grid = volume_grid(node, without)
+    voxels = slicer.util.arrayFromVolume(node)  # a view, which keeps its memory alive
+
+    def read() -> sitk.Image:
+        odd = voxels.dtype == bool or voxels.dtype == np.int64
+        return grid.image(voxels.astype(np.int32) if odd else voxels)
+
+    return read
+
+
+def vtk_voxels(image: sitk.Image) -> vtk.vtkImageData:
+    """A copy of an image's voxels for ``update_volume``; in any thread."""
+    values = sitk.GetArrayViewFromImage(image)
+    out = vtk.vtkImageData()
+    out.SetDimensions(*values.shape[::-1])
+    out.AllocateScalars(numpy_support.get_vtk_array_type(values.dtype), 1)
+    # numpy copies without Python's lock, so that a window beside it stays alive
+    numpy_support.vtk_to_numpy(out.GetPointData().GetScalars()).reshape(values.shape)[:] = values
+    return out
+
+
+def update_volume(node, image: sitk.Image, like=None, voxels: vtk.vtkImageData | None = None) -> None:
     """Put an image's voxels and geometry into a volume node.
 
     With ``like`` (a volume node) the node also goes under that volume's linear parents, so that an image
     which lies on that volume's lattice in the world has the volume's own IJK-to-RAS matrix too.
+    ``voxels`` : the image's ``vtk_voxels``, if they were made before; they are then the node's.
     """
     world = np.eye(4)
     grid = Grid.from_image(image)
@@ -159,7 +186,7 @@ def update_volume(node, image: sitk.Image, like=None) -> None:
         parent = above[0].GetID() if above else None
     with slicer.util.NodeModify(node):
         node.SetIJKToRASMatrix(vtk_matrix(matrix))
-        slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(image))
+        node.SetAndObserveImageData(voxels if voxels is not None else vtk_voxels(image))
         node.SetAndObserveTransformNodeID(parent)
 
 

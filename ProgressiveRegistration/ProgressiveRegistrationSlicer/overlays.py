@@ -30,7 +30,7 @@ def jacobian(transform, fixed) -> tuple[Grid, np.ndarray]:
 
     The volume's non-linear parents, if it has any, are not part of the lattice.
     """
-    cover = Grid.from_image(mrml.image_from_volume(fixed, without=transform))
+    cover = mrml.volume_grid(fixed, without=transform)
     lattice = cover.with_spacing(np.maximum(cover.spacing, OVERLAY_MM))
     field = mrml.sampled(mrml.point_map(transform), lattice)
     return lattice, field.jacobian_determinant()
@@ -119,7 +119,7 @@ def show_grid(transform, shown: bool, largest_mm: float = 30.0) -> None:
 
 def largest_displacement(transform, fixed) -> float:
     """mm: the farthest that a transform moves a point of the fixed volume (sampled coarsely)."""
-    cover = Grid.from_image(mrml.image_from_volume(fixed, without=transform))
+    cover = mrml.volume_grid(fixed, without=transform)
     points = cover.with_spacing(np.maximum(cover.spacing, 20.0)).points().reshape(-1, 3).astype(float)
     return float(np.linalg.norm(mrml.point_map(transform)(points) - points, axis=1).max())
 

@@ -161,8 +161,7 @@ class SceneRegistration:
                     )
                 )
             self._dense = True if transform.IsA("vtkMRMLGridTransformNode") else None
-        self._fixed = mrml.image_from_volume(fixed)
-        self._moving = mrml.image_from_volume(moving)
+        self._read_fixed, self._read_moving = mrml.volume_reader(fixed), mrml.volume_reader(moving)
         self._start = None
         if initial_transform is not None:
             from .initial import Start
@@ -190,17 +189,15 @@ class SceneRegistration:
             if cancelled is not None and cancelled():
                 raise Cancelled()
 
-        masks = [
-            lung_mask(region, image) for region, image in zip(self._regions, (self._fixed, self._moving))
-        ]
-        moving = self._moving
+        images = fixed, moving = self._read_fixed(), self._read_moving()
+        masks = [lung_mask(region, image) for region, image in zip(self._regions, images)]
         if self._start is not None:
             tell("start", 0.0, "applying the initial transform")
             moving = self._start.bring(moving, cancelled)
             if masks[1] is not None:
                 masks[1] = self._start.bring(masks[1], cancelled)
         registration = register(
-            self._fixed,
+            fixed,
             moving,
             fixed_mask=masks[0],
             moving_mask=masks[1],
@@ -215,18 +212,18 @@ class SceneRegistration:
         if "transform" in self._outputs or self._hardened:
             tell("transform", 0.86, "preparing the transform")
             out["transform"] = mrml.transform_data(
-                registration.field, Grid.from_image(self._fixed), dense=self._dense
+                registration.field, Grid.from_image(fixed), dense=self._dense
             )
         if "bspline" in self._outputs:
             stop_if_asked()
             from .bspline import bspline_of
 
             tell("bspline", 0.87, "fitting a B-spline")
-            out["bspline"] = bspline_of(registration.field, Grid.from_image(self._fixed))
+            out["bspline"] = bspline_of(registration.field, Grid.from_image(fixed))
         if "warped" in self._outputs:
             stop_if_asked()
             tell("warping", 0.88, "warping the moving volume")
-            out["warped"] = registration.field.warp_image(self._moving, self._fixed)
+            out["warped"] = registration.field.warp_image(images[1], fixed)
         if "jacobian" in self._outputs:
             stop_if_asked()
             tell("jacobian", 0.91, "computing the Jacobian determinant")
@@ -237,7 +234,7 @@ class SceneRegistration:
         lungs = registration.fixed_lungs
         out["figures"] = quality_figures(
             registration.field,
-            self._fixed,
+            fixed,
             lung_mask=lungs.mask if lungs is not None else None,
             cancelled=cancelled,
         )

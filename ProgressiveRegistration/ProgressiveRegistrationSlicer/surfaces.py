@@ -11,12 +11,12 @@ from vtk.util import numpy_support
 
 from .mrml import RAS_LPS, vtk_matrix
 
-SURFACE_MM = 2.5
+SURFACE_MM = 5.0  # translucent, drawn in software: finer takes 0.3 s a picture
 LUNG_COLOUR = (0.72, 0.80, 0.86)
 
 
 def lung_surface(mask: sitk.Image) -> vtk.vtkPolyData:
-    """The border of a lung mask as a smooth surface, RAS mm, on a lattice of 2.5 mm; in any thread."""
+    """The border of a lung mask as a smooth surface, RAS mm, on a lattice of 5 mm; in any thread."""
     grid = Grid.from_image(mask)
     grid = grid.with_spacing(np.maximum(grid.spacing, SURFACE_MM)).padded(2)
     inside = sitk.SmoothingRecursiveGaussian(

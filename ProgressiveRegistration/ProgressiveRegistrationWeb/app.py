@@ -13,7 +13,7 @@ from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistratio
 from ProgressiveRegistrationLib.landmarks import read_landmarks
 from ProgressiveRegistrationLib.memory import trim
 from ProgressiveRegistrationLib.statistics import STATISTICS, statistics
-from ProgressiveRegistrationSlicer import options, sample_data
+from ProgressiveRegistrationSlicer import mrml, options, sample_data
 from ProgressiveRegistrationSlicer.choices import FusionMode
 from ProgressiveRegistrationSlicer.measuring import folding_text
 from ProgressiveRegistrationSlicer.work import Work, remaining_text
@@ -92,6 +92,8 @@ class App:
         with self.state as state:
             state.devices = [{"value": v, "title": t} for v, t, _tip in options.device_entries()]
             state.models = [{"value": v, "title": t} for v, t, _tip in options.model_entries()]
+        gc.collect()
+        gc.freeze()  # what was loaded by now stays: looking through it each time takes 0.2 s
 
     # ---- messages
 
@@ -140,17 +142,18 @@ class App:
                 image = await asyncio.to_thread(image_of, path, root, series, mask=kind == "mask")
                 size, spacing = image.GetSize(), (f"{s:.2f}" for s in image.GetSpacing())
                 detail = f"{' × '.join(map(str, size))}, {' × '.join(spacing)} mm"
+                voxels = None if kind == "mask" else await asyncio.to_thread(mrml.vtk_voxels, image)
                 with self.state as state:
                     if kind == "mask":
                         self.workplace.put_mask(side, image, shown)
                         state.show_masks = True
                     else:
-                        self.workplace.put_volume(side, image, shown)
+                        self.workplace.put_volume(side, image, shown, voxels)
                         self._nothing_registered()
                         self.show()
                         self.fit()
                     self._input(role, shown, detail)
-                del image
+                del image, voxels
         except Exception as error:
             with self.state:
                 self.fail(error)
@@ -202,11 +205,10 @@ class App:
                 state.loading = ""
             self._tidy()
 
-    @staticmethod
-    def _tidy() -> None:
+    def _tidy(self) -> None:
         """Give back what a volume or a registration took on its way."""
         gc.collect()
-        trim()
+        self._start(asyncio.to_thread(trim))
 
     def _set_obstacle(self) -> None:
         volumes = self.workplace.volumes
@@ -327,7 +329,7 @@ class App:
             self.views.show_alone(fixed or moving)
             return
         fusion.show(mode, fixed, moving, self._opacity())
-        self.views.render()
+        self.views.render_slices()
 
     def _opacity(self) -> float:
         return min(1.0, max(0.0, float(self.state.opacity)))

@@ -117,7 +117,7 @@ class Routes:
         grid = self._app.workplace.grids["fixed"]
 
         def make():
-            write_image(result.registration.field.warp_image(moving, grid), path)
+            write_image(result.registration.field.warp_image(moving(), grid), path)
 
         await asyncio.to_thread(make)
         return path

@@ -59,11 +59,10 @@ class PageFusion(Fusion):
         if mode is FusionMode.JACOBIAN:
             field = None if registration is None else registration.field
             return lambda: None if field is None else (field.grid, field.jacobian_determinant())
-        images = [mrml.image_from_volume(volume) for volume in (fixed, moving)]
+        readers = [mrml.volume_reader(volume) for volume in (fixed, moving)]
 
         def compute():
-            ours, theirs = images
-            images.clear()
+            ours, theirs = (read() for read in readers)
             grid = Grid.from_image(ours)
             coarser = (float(np.prod(grid.size, dtype=float)) / MAX_COMPARED) ** (1 / 3)
             if coarser > 1:
@@ -146,7 +145,7 @@ class Views:
         # Depth peeling draws the translucent lungs; with multisampling it shows nothing in software.
         self.views[THREE_D].render_window().SetMultiSamples(0)
         self.views[THREE_D].renderer().SetUseFXAA(True)
-        self.fusion = PageFusion(registration, self.render)
+        self.fusion = PageFusion(registration, self.render_slices)
         self._down: str | None = None
         self._tags: dict = {}
         for name in SLICES:
@@ -254,7 +253,7 @@ class Views:
     def fit_3d(self) -> None:
         self.views[THREE_D].fit_view_to_content()
 
-    def render(self) -> None:
-        """Draw all views again."""
-        for view in self.views.values():
-            view.schedule_render()
+    def render_slices(self) -> None:
+        """Draw the slice views again; the 3D view looks at its models by itself."""
+        for name in SLICES:
+            self.views[name].schedule_render()

@@ -46,15 +46,16 @@ class Workplace:
 
     # ---- inputs
 
-    def put_volume(self, side: str, image: sitk.Image, name: str):
-        """A new volume for a side; what was registered before goes."""
+    def put_volume(self, side: str, image: sitk.Image, name: str, voxels=None):
+        """A new volume for a side; what was registered before goes. ``voxels``: see ``update_volume``."""
         self.forget_result()
         self._remove(self.volumes[side])
         node = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name)
         )
-        mrml.update_volume(node, image)
         node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAutoWindowLevel(False)  # else all voxels are looked at for it
+        mrml.update_volume(node, image, voxels=voxels)
         self.volumes[side], self.grids[side] = node, Grid.from_image(image)
         return node
 
@@ -275,9 +276,9 @@ class Workplace:
         known = self.result if self.result.describes(self.transform, fixed, moving) else None
         return Measurement(self.transform, fixed, moving, result=known, errors=self.errors()[0])
 
-    def moving_image(self) -> sitk.Image:
-        """A copy of the moving volume, without the result."""
-        return mrml.image_from_volume(self.volumes["moving"])
+    def moving_image(self) -> Callable[[], sitk.Image]:
+        """What copies the moving volume, without the result, in any thread."""
+        return mrml.volume_reader(self.volumes["moving"])
 
     def landmarks(self, side: str) -> Landmarks:
         """The list of a side, where its landmarks lie without the result (LPS mm)."""
