@@ -36,6 +36,12 @@ class FusionMode(Enum):
     FLICKER = "flicker"
     DIFFERENCE = "difference"
     JACOBIAN = "jacobian"
+    UNCERTAINTY = "uncertainty"
+
+    @property
+    def lies_over_fixed(self) -> bool:
+        """Is it a layer over the fixed volume, as opaque as the user wants it?"""
+        return self.value in ("overlay", "jacobian", "uncertainty")
 
     def label(self):
         return {
@@ -45,4 +51,5 @@ class FusionMode(Enum):
             "flicker": _("Flicker"),
             "difference": _("Difference in HU"),
             "jacobian": _("Local volume change"),
+            "uncertainty": _("Expected error"),
         }[self.value]

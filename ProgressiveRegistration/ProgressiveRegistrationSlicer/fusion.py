@@ -31,6 +31,7 @@ class Fusion:
         self._layers: dict = {}
         self._board_id = None
         self._opacity = 0.5
+        self.trust = None  # the engine's ``Uncertainty`` that ``UNCERTAINTY`` shows
         self.window = (LUNG_WINDOW, LUNG_LEVEL)
 
     def start_timer(self) -> None:
@@ -75,8 +76,11 @@ class Fusion:
         then(compute())
 
     def computation(self, mode: FusionMode, fixed, moving, transform) -> Callable:
-        """What a mode shows: a function that gives (z, y, x) values on the fixed lattice, for ``JACOBIAN`` a
-        lattice and values on it, or None without a transform."""
+        """What a mode shows: a function that gives (z, y, x) values on the fixed lattice, for ``JACOBIAN``
+        and ``UNCERTAINTY`` a lattice and values on it, or None where there is nothing to show."""
+        if mode is FusionMode.UNCERTAINTY:
+            found = self.trust
+            return lambda: None if found is None else (found.grid, found.expected)
         if mode is FusionMode.CHECKERBOARD:
             return lambda: checkerboard(fixed, moving, SQUARE_MM)
         if mode is FusionMode.DIFFERENCE:
@@ -90,14 +94,17 @@ class Fusion:
         if mode is FusionMode.CHECKERBOARD:
             self._set_layers(self._make_board(fixed, made).GetID(), None, 0.0)
         elif mode is FusionMode.DIFFERENCE:
-            self._set_layers(self._make_difference(fixed, made).GetID(), None, 0.0)
-        else:
+            # beyond the moving volume there is none, and the fixed one is seen
+            self._set_layers(fixed.GetID(), self._make_difference(fixed, made).GetID(), 1.0)
+        elif mode is FusionMode.JACOBIAN:
             self._set_layers(fixed.GetID(), self._make_jacobian(*made).GetID(), self._opacity)
+        else:
+            self._set_layers(fixed.GetID(), self._make_trust(*made).GetID(), self._opacity)
 
     def set_opacity(self, opacity: float) -> None:
-        """0 shows the fixed volume alone, 1 the moving one (or the volume change)."""
+        """0 shows the fixed volume alone, 1 the moving one (or what is coloured)."""
         self._opacity = opacity
-        if self.mode in (FusionMode.OVERLAY, FusionMode.JACOBIAN):
+        if self.mode.lies_over_fixed:
             self._set_opacities(opacity)
 
     def set_window(self, window: float, level: float) -> None:
@@ -209,19 +216,28 @@ class Fusion:
         board = overlays.temporary_volume(_("Difference"), values, mrml.array_from_matrix(matrix))
         board.SetAndObserveTransformNodeID(fixed.GetTransformNodeID())
         limit = overlays.DIFFERENCE_HU
+        overlays.show_between(board, -overlays.MOST_HU, overlays.MOST_HU)
         return self._coloured_board(board, -limit, limit, _("Moving - fixed (HU)"))
 
     def _make_jacobian(self, lattice, values):
         """The Jacobian determinant over the fixed volume: blue shrinks, red grows from fixed to moving."""
-        world = np.eye(4)
-        world[:3, :3], world[:3, 3] = lattice.index_to_world_matrix, lattice.origin
-        board = overlays.temporary_volume(_("Local volume change"), values, mrml.RAS_LPS @ world)
+        board = overlays.temporary_volume(_("Local volume change"), values, _index_to_ras(lattice))
         return self._coloured_board(board, *overlays.JACOBIAN, _("Jacobian (1: none)"))
 
-    def _coloured_board(self, board, low: float, high: float, title: str):
+    def _make_trust(self, lattice, expected):
+        """The expected error over the fixed volume, mm; red is not to be trusted, beyond the lungs clear."""
+        values = np.where(np.isfinite(expected), expected, -1).astype(np.float32)
+        board = overlays.temporary_volume(_("Expected error"), values, _index_to_ras(lattice))
+        overlays.show_between(board, 0.0, 1e4)
+        board.GetDisplayNode().SetInterpolate(False)  # nothing in between lung and no lung
+        return self._coloured_board(
+            board, *overlays.TRUST_MM, _("Expected error (mm)"), overlays.trust_table()
+        )
+
+    def _coloured_board(self, board, low: float, high: float, title: str, table=None):
         board.SetAttribute(BOARD_ATTRIBUTE, "1")
         display = board.GetDisplayNode()
-        display.SetAndObserveColorNodeID(overlays.diverging_table().GetID())
+        display.SetAndObserveColorNodeID((table or overlays.diverging_table()).GetID())
         display.SetWindowLevelMinMax(low, high)
         overlays.add_legend(board, title)
         self._board_id = board.GetID()
@@ -233,6 +249,13 @@ class Fusion:
             overlays.remove_legend(board)
             slicer.mrmlScene.RemoveNode(board)
         self._board_id = None
+
+
+def _index_to_ras(lattice) -> np.ndarray:
+    """(4, 4): a ``Grid``'s voxel index -> world RAS mm."""
+    world = np.eye(4)
+    world[:3, :3], world[:3, 3] = lattice.index_to_world_matrix, lattice.origin
+    return mrml.RAS_LPS @ world
 
 
 def checkerboard(fixed, moving, square_mm: float) -> np.ndarray:

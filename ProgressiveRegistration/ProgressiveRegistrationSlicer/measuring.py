@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ProgressiveRegistrationLib.errors import InputError, OutputError
@@ -16,6 +17,11 @@ from ProgressiveRegistrationSlicer import mrml
 from . import installer
 from .i18n import _
 from .session import lung_mask, lung_region
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+    from ProgressiveRegistrationLib.field import DisplacementField
+    from ProgressiveRegistrationLib.uncertainty import Uncertainty
 
 
 class Measurement:
@@ -29,10 +35,11 @@ class Measurement:
     result : the ``SceneResult`` that made the transform, if one still ``describes`` it: its exact field and
     lungs are then used. errors : ``LandmarkErrors`` under the transform, or None; the report's TRE is theirs.
     region, segment : where the fixed lungs are, if the user said so.
+    doubt : the transform's ``expected_error``, if it was made: the report shows it.
     """
 
     def __init__(
-        self, transform, fixed, moving, *, result=None, errors=None, region=None, segment=""
+        self, transform, fixed, moving, *, result=None, errors=None, region=None, segment="", doubt=None
     ) -> None:
         if transform is None:
             raise InputError(_("Select a transform to measure."))
@@ -42,7 +49,7 @@ class Measurement:
         self._names = fixed.GetName(), moving.GetName()
         self._read_fixed = mrml.volume_reader(fixed)
         self._read_moving = mrml.volume_reader(moving, without=transform)  # it need not be under it
-        self._errors = errors
+        self._errors, self._doubt = errors, doubt
         self._registration = result.registration if result is not None else None
         self._lungs = self._field = None
         if self._registration is not None:
@@ -63,7 +70,6 @@ class Measurement:
         OutputError : the folder is missing or cannot be written.
         MissingPackagesError : a package that draws the report is missing.
         """
-        from ProgressiveRegistrationLib.jobs import lungs_or_note
         from ProgressiveRegistrationLib.quality import quality_figures
         from ProgressiveRegistrationLib.report import content as reports
         from ProgressiveRegistrationLib.report import page
@@ -75,15 +81,7 @@ class Measurement:
         tell = progress or (lambda *_: None)
         began = time.monotonic()
         fixed, moving = self._read_fixed(), self._read_moving()
-        notes: list = []
-        tell("lungs", 0.05, "finding the lungs")
-        mask = self._lungs.mask if self._lungs is not None else None
-        if mask is None:
-            mask, notes = lungs_or_note(fixed, lung_mask(self._region, fixed), self._names[0])
-        field = self._field
-        if field is None:
-            tell("sampling", 0.15, "sampling the transform")
-            field = mrml.sampled(self._map, self._lattice, cancelled)
+        mask, notes, field = self._lungs_and_field(fixed, tell, cancelled)
         tell("quality", 0.3, "measuring the transform")
         points = {}
         if self._errors is not None:
@@ -94,6 +92,8 @@ class Measurement:
                 "labels": self._errors.labels,
             }
         figures = quality_figures(field, fixed, lung_mask=mask, cancelled=cancelled, **points)
+        if self._doubt is not None:
+            figures["uncertainty"] = self._doubt.figures
         if self._registration is not None:
             report = reports.registration_report(self._registration, figures)
         else:
@@ -108,12 +108,53 @@ class Measurement:
         report["protocol"] = reports.protocol(report)
         if folder is not None:
             tell("pictures", 0.6, "drawing the report")
-            drawn = page.draw(field, fixed, moving, lung_mask=mask, landmarks=report["landmarks"])
+            drawn = page.draw(
+                field, fixed, moving, lung_mask=mask, landmarks=report["landmarks"], doubt=self._doubt
+            )
             tell("writing", 0.95, "writing the report")
             report["outputs"] = {name: str(Path(folder) / f"report.{name}") for name in ("html", "json")}
             page.write_report(report, folder, drawn)
         tell("done", 1.0, "done")
         return report
+
+    def expected_error(
+        self, progress: Callable | None = None, cancelled: Callable | None = None
+    ) -> Uncertainty:
+        """How far off the transform may be, in mm, at every place of the fixed lungs; in any thread.
+
+        Raises
+        ------
+        InputError : there are no lungs in the fixed volume.
+        """
+        from ProgressiveRegistrationLib.uncertainty import uncertainty
+
+        tell = progress or (lambda *_: None)
+        fixed, moving = self._read_fixed(), self._read_moving()
+        mask, notes, field = self._lungs_and_field(fixed, tell, cancelled)
+        if mask is None:
+            raise InputError(" ".join(notes))
+        tell("uncertainty", 0.4, "estimating the expected error")
+        device = str(self._registration.device) if self._registration is not None else "cpu"
+        found = uncertainty(fixed, moving, field, mask, device=device, cancelled=cancelled)
+        tell("done", 1.0, "done")
+        return found
+
+    def _lungs_and_field(
+        self, fixed: sitk.Image, tell: Callable, cancelled: Callable | None
+    ) -> tuple[sitk.Image | None, list, DisplacementField]:
+        """The fixed lungs (None with a note where there are none), notes, and the transform as a field."""
+        from ProgressiveRegistrationLib.jobs import lungs_or_note
+
+        notes: list = []
+        tell("lungs", 0.05, "finding the lungs")
+        mask = self._lungs.mask if self._lungs is not None else None
+        if mask is None:
+            mask, notes = lungs_or_note(fixed, lung_mask(self._region, fixed), self._names[0])
+        field = self._field
+        if field is None:
+            tell("sampling", 0.15, "sampling the transform")
+            field = mrml.sampled(self._map, self._lattice, cancelled)
+        return mask, notes, field
 
 
 def _lattice(transform, fixed: Grid) -> Grid:

@@ -6,6 +6,7 @@ import numpy as np
 import slicer
 import vtk
 from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.uncertainty import DISTRUST_MM
 
 from . import mrml
 from .i18n import _
@@ -13,16 +14,28 @@ from .resampling import resampled
 
 DIFFERENCE_HU = 500.0  # gets the deepest colour
 JACOBIAN = (0.0, 2.0)  # 1, no change, lies in the middle
+TRUST_MM = (0.0, 2 * DISTRUST_MM)  # what is not to be trusted begins in the middle
+OUTSIDE_HU = -1e6  # in a difference: beyond the moving volume
+MOST_HU = 2e4  # what a difference can be
 OVERLAY_MM = 3.0  # lattice of the Jacobian overlay; the Jacobian volume has the field's own
 GRID_MM = 15.0
 DIVERGING = "ProgressiveRegistration blue to red"
 DISTANCE = "ProgressiveRegistration error"
+TRUST = "ProgressiveRegistration trust"
 
 
 def difference(fixed, moving) -> np.ndarray:
-    """(z, y, x) float32 HU: moving minus fixed on the fixed lattice, both placed as they are now."""
-    ours = slicer.util.arrayFromVolume(fixed).astype(np.float32)
-    return resampled(moving, fixed).astype(np.float32) - ours
+    """(z, y, x) float32 HU: moving minus fixed on the fixed lattice, both placed as they are now;
+    ``OUTSIDE_HU`` beyond the moving volume."""
+    return difference_of(slicer.util.arrayFromVolume(fixed), resampled(moving, fixed, OUTSIDE_HU))
+
+
+def difference_of(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """float32 ``theirs`` minus ``ours``, ``OUTSIDE_HU`` where ``theirs`` is that."""
+    beyond = theirs < -MOST_HU
+    out = np.subtract(theirs, ours, dtype=np.float32)
+    out[beyond] = OUTSIDE_HU
+    return out
 
 
 def jacobian(transform, fixed) -> tuple[Grid, np.ndarray]:
@@ -46,7 +59,21 @@ def distance_table():
     return _table(DISTANCE, [(0.0, 0.8, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
 
 
-def _table(name: str, stops: list):
+def trust_table():
+    """From blue-green to yellow where an error is small enough, then red: not to be trusted."""
+    colours = [(0.10, 0.45, 0.60), (0.97, 0.90, 0.45), (0.90, 0.15, 0.10), (0.45, 0.0, 0.25)]
+    return _table(TRUST, colours, (0.0, 127 / 255, 128 / 255, 1.0))
+
+
+def show_between(node, low: float, high: float) -> None:
+    """Nothing is seen of a volume where its values lie beyond these."""
+    display = node.GetDisplayNode()
+    display.SetAutoThreshold(False)
+    display.SetThreshold(low, high)
+    display.SetApplyThreshold(True)
+
+
+def _table(name: str, stops: list, at: tuple = (0.0, 0.5, 1.0)):
     node = slicer.mrmlScene.GetFirstNodeByName(name)
     if node is None:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
@@ -56,7 +83,7 @@ def _table(name: str, stops: list):
         node.GetLookupTable().SetTableRange(0, 255)
         colours = np.array(stops)
         for i in range(256):
-            colour = [np.interp(i / 255, (0, 0.5, 1), colours[:, channel]) for channel in range(3)]
+            colour = [np.interp(i / 255, at, colours[:, channel]) for channel in range(3)]
             node.SetColor(i, str(i), *colour, 1.0)
     return node
 

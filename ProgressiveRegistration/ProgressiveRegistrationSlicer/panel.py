@@ -29,6 +29,7 @@ from .sequence_panel import SequenceSection
 from .settings_panel import FramesPanel, SettingsPanel
 from .shortcuts import Shortcuts
 from .tre_panel import TrePanel, add_model_node, add_table_node
+from .trust import TrustMap, state_of, trust_text
 from .work import remaining_text
 
 MAX_UNDO = 4
@@ -47,6 +48,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._results = []  # (SceneResult, the transform evaluated before it), the latest last
         self._watched = ()
         self._fused = None
+        self._trust = TrustMap()
         self._shownOptions = None
         self._regions = {}  # name: (region node, segment) at the last update
         self._lastFusion = FusionMode.OVERLAY
@@ -320,14 +322,45 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if p.fusionMode is not FusionMode.OFF and self.review.two_up.shown:
             self.ui.twoUpButton.checked = False  # one or the other
-        self.ui.opacitySlider.enabled = p.fusionMode in (FusionMode.OVERLAY, FusionMode.JACOBIAN)
-        change = p.evaluatedTransform if p.fusionMode is FusionMode.JACOBIAN else None
-        shown = (p.fusionMode, p.fixedVolume, self._alignedVolume(), change)
+        mode = p.fusionMode
+        self.ui.opacitySlider.enabled = mode.lies_over_fixed
+        change = p.evaluatedTransform if mode in (FusionMode.JACOBIAN, FusionMode.UNCERTAINTY) else None
+        if mode is FusionMode.UNCERTAINTY:
+            self.fusion.trust = self._trust.known(change, p.fixedVolume, p.movingVolume)
+            if self.fusion.trust is None:
+                mode = FusionMode.OVERLAY  # until it is known
+        shown = (mode, p.fixedVolume, self._alignedVolume(), change)
         if shown != self._fused:
             self._fused = shown
             with self._errorsShown():
                 self.fusion.show(*shown[:3], p.fusionOpacity, transform=change)
         self.fusion.set_opacity(p.fusionOpacity)
+        if mode is not p.fusionMode and self._task is None:
+            self._judge(change)
+
+    def _judge(self, transform) -> None:
+        """Estimate how far off a transform may be; until then, or without it, the overlay is shown."""
+        p = self._parameterNode
+        judged = state_of(transform, p.fixedVolume, p.movingVolume)
+
+        def show(found):
+            self._trust.keep(found, judged)
+            self._showMessage(trust_text(found))
+
+        def instead():
+            if self._parameterNode is not None:
+                self._parameterNode.fusionMode = FusionMode.OVERLAY
+
+        try:
+            if transform is None:
+                raise ProgressiveRegistrationError(
+                    _("There is no transform to judge yet: register, or choose one to evaluate.")
+                )
+            self.ensureInstalled()
+            self._start(self._measurement().expected_error, show, instead)
+        except Exception as error:
+            self._failed(error)
+            instead()
 
     def _alignedVolume(self):
         """The moving volume; where the latest registration made no transform to put it under,
@@ -415,14 +448,22 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showMessage(" ".join([made, *result.notes]))
         self.update()
 
-    def _start(self, work, on_done) -> None:
+    def _start(self, work, on_done, instead=lambda: None) -> None:
+        """``instead()`` is called when the work fails or is cancelled."""
+
+        def failed(error):
+            instead()
+            self._failed(error)
+
+        def cancelled(_value):
+            instead()
+            self._showMessage(_("Cancelled; the scene is as it was."))
+
         self._task = BackgroundTask(
             work,
             on_done=lambda value: self._ended(on_done, value),
-            on_failed=lambda error: self._ended(self._failed, error),
-            on_cancelled=lambda: self._ended(
-                lambda _value: self._showMessage(_("Cancelled; the scene is as it was.")), None
-            ),
+            on_failed=lambda error: self._ended(failed, error),
+            on_cancelled=lambda: self._ended(cancelled, None),
             on_progress=self._showProgress,
         )
         self._started = time.monotonic()
@@ -557,6 +598,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.logic.measurement(
             *chosen,
             result=result,
+            doubt=self._trust.known(*chosen),
             errors=self.tre.errors,
             region=p.fixedRegion,
             segment=p.fixedSegment,

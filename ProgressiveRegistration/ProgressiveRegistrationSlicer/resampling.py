@@ -8,8 +8,11 @@ import vtk
 from vtk.util import numpy_support
 
 
-def resampled(moving, fixed) -> np.ndarray:
-    """(z, y, x): the moving volume at the fixed volume's voxels with both placed as they are now (linear)."""
+def resampled(moving, fixed, outside: float | None = None) -> np.ndarray:
+    """(z, y, x): the moving volume at the fixed volume's voxels with both placed as they are now (linear).
+
+    ``outside`` : the value beyond the moving volume, and float32 then; None: the moving volume's smallest.
+    """
     through = vtk.vtkGeneralTransform()
     through.PostMultiply()
     matrix = vtk.vtkMatrix4x4()
@@ -31,6 +34,10 @@ def resampled(moving, fixed) -> np.ndarray:
     size = fixed.GetImageData().GetDimensions()
     reslice.SetOutputExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
     reslice.SetInterpolationModeToLinear()
-    reslice.SetBackgroundLevel(moving.GetImageData().GetScalarRange()[0])
+    if outside is None:
+        reslice.SetBackgroundLevel(moving.GetImageData().GetScalarRange()[0])
+    else:
+        reslice.SetOutputScalarType(vtk.VTK_FLOAT)
+        reslice.SetBackgroundLevel(outside)
     reslice.Update()
     return numpy_support.vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape(size[::-1])

@@ -60,7 +60,7 @@ class SceneResult:
             transform is not None
             and transform is self.transform
             and transform.GetParentTransformNode() is None
-            and _content(transform) == self._written
+            and content_of(transform) == self._written
             and slicer.mrmlScene.GetNodeByID(self.fixed_id) is fixed
             and slicer.mrmlScene.GetNodeByID(self.moving_id) is moving
         )
@@ -288,7 +288,7 @@ class SceneRegistration:
                 *self._names,
                 start=self._start.name if self._start is not None else "",
             )
-            result.transform, result._written = node, _content(node)
+            result.transform, result._written = node, content_of(node)
             if self._place:
                 for placed in (moving, *_present(self._landmark_ids)):
                     _remember_placement(mrml.place_under(placed, node), result)
@@ -418,7 +418,7 @@ def lung_mask(region, image):
     return both if sitk.GetArrayViewFromImage(both).any() else mask
 
 
-def _content(transform) -> tuple:
+def content_of(transform) -> tuple:
     """Equal as long as nothing is written to a transform node, its displacement grid included."""
     content = transform.GetTransformFromParent()
     return content, content.GetMTime() if content is not None else 0

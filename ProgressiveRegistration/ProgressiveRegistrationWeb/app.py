@@ -7,6 +7,7 @@ import base64
 import gc
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistrationError
@@ -16,6 +17,7 @@ from ProgressiveRegistrationLib.statistics import STATISTICS, statistics
 from ProgressiveRegistrationSlicer import mrml, options, sample_data
 from ProgressiveRegistrationSlicer.choices import FusionMode
 from ProgressiveRegistrationSlicer.measuring import folding_text
+from ProgressiveRegistrationSlicer.trust import trust_text, worst_place
 from ProgressiveRegistrationSlicer.work import Work, remaining_text
 
 from . import page_state
@@ -42,6 +44,7 @@ PUBLIC = [
     "choose_landmark",
     "move_landmark",
     "delete_landmark",
+    "least_sure",
 ]
 
 
@@ -232,18 +235,21 @@ class App:
         except Exception as error:
             self.fail(error)
             return
+        self._begin(session.compute, lambda computed: self._finish(session, computed))
+
+    def _begin(self, compute: Callable, finish: Callable, instead: Callable = lambda: None) -> None:
+        """Compute beside the page; then ``finish(computed)``, or ``instead()`` when nothing came of it."""
         self.state.update({"busy": True, "progress": 0, "stage": "Starting", "message": ""})
-        before = self._ending
-        self._work = Work(session.compute)
-        self._start(self._run(session, self._work, before))
+        self._work = Work(compute)
+        self._start(self._run(self._work, self._ending, finish, instead))
 
     _ending: Work | None = None  # a cancelled one whose thread has not heard it yet
 
-    async def _run(self, session, work: Work, before: Work | None) -> None:
+    async def _run(self, work: Work, before: Work | None, finish: Callable, instead: Callable) -> None:
         began = time.monotonic()
         if before is not None:
             with self.state as state:
-                state.stage = "Waiting for the cancelled registration to stop"
+                state.stage = "Waiting for what was cancelled to stop"
             while before.outcome is None and not work.stopping:
                 await asyncio.sleep(POLL_SECONDS)
         if not work.stopping:
@@ -257,11 +263,13 @@ class App:
         with self.state as state:
             state.busy = False
             if work.stopping or work.outcome[0] == "cancelled":
+                instead()
                 self.say("Cancelled; the scene is as it was.")
             elif work.outcome[0] == "failed":
+                instead()
                 self.fail(work.outcome[1])
             else:
-                self._finish(session, work.outcome[1])
+                finish(work.outcome[1])
         if work.stopping and work.started:
             self._ending = work
             while work.outcome is None:  # its thread ends a little later, without another word
@@ -288,6 +296,7 @@ class App:
                 "registered": True,
                 "report_version": self.state.report_version + 1,
                 "folding": folding_text(result.figures).split("<br>"),
+                "trust": "",
             }
         )
         seconds = registration.seconds.get("total", 0.0)
@@ -306,7 +315,7 @@ class App:
             self.show()
 
     def _nothing_registered(self) -> None:
-        self.state.update({"registered": self.workplace.result is not None, "folding": []})
+        self.state.update({"registered": self.workplace.result is not None, "folding": [], "trust": ""})
         self.measure()
 
     # ---- views
@@ -319,9 +328,11 @@ class App:
             if self.state.mode in {m.value for m in FusionMode}
             else FusionMode.OVERLAY
         )
-        self.state.uses_opacity = mode in (FusionMode.OVERLAY, FusionMode.JACOBIAN)
+        self.state.uses_opacity = mode.lies_over_fixed
         if mode is FusionMode.JACOBIAN and self.workplace.result is None:
             self.say("There is no volume change to show yet: register first.")
+        if mode is FusionMode.UNCERTAINTY and not self._judged():
+            mode = FusionMode.OVERLAY  # until it is known
         self.state.update(colour_bar(mode))
         fusion = self.views.fusion
         if fixed is None or moving is None:
@@ -330,6 +341,33 @@ class App:
             return
         fusion.show(mode, fixed, moving, self._opacity())
         self.views.render_slices()
+
+    def _judged(self) -> bool:
+        """Is the expected error of the result known? Begins to estimate it where it is not."""
+        self.views.fusion.trust = self.workplace.trust
+        if self.views.fusion.trust is not None:
+            return True
+        if self.workplace.result is None:
+            self.say("There is no expected error to show yet: register first.")
+        elif self._work is None:
+            compute, keep = self.workplace.judge()
+
+            def show(found):
+                keep(found)
+                self.state.trust = trust_text(found)
+                self.state.report_version += 1
+                self.show()
+
+            def instead():
+                self.state.mode = FusionMode.OVERLAY.value
+
+            self._begin(compute, show, instead)
+        return False
+
+    def least_sure(self) -> None:
+        """All views to where the largest error is to be expected."""
+        if self.workplace.trust is not None:
+            self.views.jump(worst_place(self.workplace.trust))
 
     def _opacity(self) -> float:
         return min(1.0, max(0.0, float(self.state.opacity)))

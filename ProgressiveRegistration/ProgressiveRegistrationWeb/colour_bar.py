@@ -14,9 +14,12 @@ def colour_bar(mode: FusionMode) -> dict:
         low, high, unit = -overlays.DIFFERENCE_HU, overlays.DIFFERENCE_HU, " HU"
     elif mode is FusionMode.JACOBIAN:
         low, high, unit = *overlays.JACOBIAN, ""
+    elif mode is FusionMode.UNCERTAINTY:
+        low, high, unit = *overlays.TRUST_MM, " mm"
     else:
         return {"scale": [], "scale_colours": ""}
-    table = overlays.diverging_table().GetLookupTable()
+    node = overlays.trust_table() if mode is FusionMode.UNCERTAINTY else overlays.diverging_table()
+    table = node.GetLookupTable()
     colours = [table.GetTableValue(round(255 * i / STEPS))[:3] for i in range(STEPS + 1)]
     stops = ", ".join("rgb(" + ",".join(str(round(255 * c)) for c in colour) + ")" for colour in colours)
     ticks = [(low + share * (high - low), share) for share in (0.0, 0.5, 1.0)]

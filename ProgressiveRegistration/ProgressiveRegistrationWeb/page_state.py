@@ -92,6 +92,7 @@ def initial(templates: dict[str, str], *, has_data: bool) -> dict:
         "registered": False,
         "report_version": 0,
         "folding": [],
+        "trust": "",
         "tre": [],
         "statistics": [s.label for s in STATISTICS.values()],
         "paired": "",

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationSlicer import mrml
+from ProgressiveRegistrationSlicer import mrml, overlays
 from ProgressiveRegistrationSlicer.choices import FusionMode
 from ProgressiveRegistrationSlicer.fusion import FLICKER_MS, SQUARE_MM, Fusion, alternated
 from trame_server.utils.asynchronous import create_task
@@ -56,6 +56,8 @@ class PageFusion(Fusion):
     def computation(self, mode: FusionMode, fixed, moving, transform) -> Callable:
         """As ``Fusion``'s, from the engine's field and with what lets go of Python's lock."""
         registration = self._registration()
+        if mode is FusionMode.UNCERTAINTY:
+            return super().computation(mode, fixed, moving, transform)
         if mode is FusionMode.JACOBIAN:
             field = None if registration is None else registration.field
             return lambda: None if field is None else (field.grid, field.jacobian_determinant())
@@ -68,16 +70,17 @@ class PageFusion(Fusion):
             if coarser > 1:
                 grid = grid.with_spacing(np.asarray(grid.spacing) * coarser)
                 ours = grid.resample(ours)
+            outside = _outside(theirs, mode)
             if registration is not None:
-                theirs = registration.field.warp_image(theirs, grid)
+                theirs = registration.field.warp_image(theirs, grid, default=outside)
             else:
-                theirs = grid.resample(theirs, default=float(sitk.GetArrayViewFromImage(theirs).min()))
+                theirs = grid.resample(theirs, default=outside)
             self._lattice = grid
             # Views: the images they look at must stay.
             here, there = sitk.GetArrayViewFromImage(ours), sitk.GetArrayViewFromImage(theirs)
             if mode is FusionMode.CHECKERBOARD:
                 return alternated(here, there, grid.spacing, SQUARE_MM)
-            return np.subtract(there, here, dtype=np.float32)
+            return overlays.difference_of(here, there)
 
         return compute
 
@@ -124,6 +127,15 @@ class PageFusion(Fusion):
         while True:
             await asyncio.sleep(FLICKER_MS / 1000)
             self.flicker()
+
+
+def _outside(image: sitk.Image, mode: FusionMode) -> float:
+    """What a comparison has beyond the moving image; in a difference nothing, where its type can say so."""
+    values = sitk.GetArrayViewFromImage(image)
+    if mode is not FusionMode.DIFFERENCE:
+        return float(values.min())
+    least = np.iinfo(values.dtype).min if np.issubdtype(values.dtype, np.integer) else -np.inf
+    return float(max(least, overlays.OUTSIDE_HU))
 
 
 class Views:

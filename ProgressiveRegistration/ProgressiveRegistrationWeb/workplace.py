@@ -20,6 +20,7 @@ from ProgressiveRegistrationSlicer import mrml, mrml_landmarks, sample_data
 from ProgressiveRegistrationSlicer.measuring import Measurement
 from ProgressiveRegistrationSlicer.session import SceneRegistration, SceneResult
 from ProgressiveRegistrationSlicer.surfaces import lung_surface, show_surface
+from ProgressiveRegistrationSlicer.trust import TrustMap, state_of
 
 COLOURS = {"fixed": (1.0, 0.6, 0.2), "moving": (0.2, 0.6, 1.0)}
 POINT_MM = 4.0
@@ -41,6 +42,7 @@ class Workplace:
         self.masks: dict = dict.fromkeys(SIDES)
         self.grids: dict = dict.fromkeys(SIDES)  # of the volumes, for landmarks that count voxels
         self.result: SceneResult | None = None
+        self._trust = TrustMap()
         self._models: list[str] = []
         self._vectors = None
 
@@ -167,6 +169,7 @@ class Workplace:
             return
         self.result.undo()
         self.result = None
+        self._trust.forget()
         for identifier in [*self._models, self._vectors and self._vectors.GetID()]:
             if identifier:
                 self._remove(slicer.mrmlScene.GetNodeByID(identifier))
@@ -269,12 +272,27 @@ class Workplace:
     # ---- results
 
     def measurement(self) -> Measurement:
-        """For the report of what is in the scene now."""
+        """Of what is in the scene now, for the report and the expected error."""
         if self.result is None:
             raise InputError("Register first: there is nothing to report yet.")
         fixed, moving = self.volumes["fixed"], self.volumes["moving"]
         known = self.result if self.result.describes(self.transform, fixed, moving) else None
-        return Measurement(self.transform, fixed, moving, result=known, errors=self.errors()[0])
+        return Measurement(
+            self.transform, fixed, moving, result=known, errors=self.errors()[0], doubt=self.trust
+        )
+
+    @property
+    def trust(self):
+        """The engine's ``Uncertainty`` of the result, once it was kept; else None."""
+        return self._trust.known(*self._judged())
+
+    def judge(self) -> tuple[Callable, Callable]:
+        """(what estimates the expected error, in any thread; what keeps it, on the main thread)."""
+        judged = state_of(*self._judged())
+        return self.measurement().expected_error, lambda found: self._trust.keep(found, judged)
+
+    def _judged(self) -> tuple:
+        return self.transform, self.volumes["fixed"], self.volumes["moving"]
 
     def moving_image(self) -> Callable[[], sitk.Image]:
         """What copies the moving volume, without the result, in any thread."""
