@@ -103,6 +103,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._showMessage("")
         self._showQuality("")
         self.sequence = SequenceSection(self)
+        self.layout.addStretch(1)  # what room is left lies below all sections
         self.initializeParameterNode()
 
     def cleanup(self) -> None:

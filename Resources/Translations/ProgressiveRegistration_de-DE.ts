@@ -9,11 +9,11 @@
     </message>
     <message>
       <source>&lt;p&gt;Registers two lung CT scans of one patient (inhale and exhale, baseline and follow-up) with a progressively trained network, and shows how good the result is: landmark error, folding, fusion.&lt;/p&gt;&lt;p&gt;Choose a fixed and a moving volume and press Register. The lungs are found automatically. Sample data: &lt;i&gt;Sample Data&lt;/i&gt; module, &lt;i&gt;BreathingThorax&lt;/i&gt;.&lt;/p&gt;&lt;p&gt;For research; not a medical device.&lt;/p&gt;</source>
-      <translation type="unfinished" />
+      <translation>&lt;p&gt;Registriert zwei Lungen-CTs eines Patienten (Einatmung und Ausatmung, erste Aufnahme und Verlauf) mit einem schrittweise trainierten Netz und zeigt, wie gut das Ergebnis ist: Landmarkenfehler, Faltung, Überlagerung.&lt;/p&gt;&lt;p&gt;Ein festes und ein bewegtes Volumen wählen und Registrieren drücken. Die Lungen werden von selbst gefunden. Beispieldaten: Modul &lt;i&gt;Sample Data&lt;/i&gt;, &lt;i&gt;BreathingThorax&lt;/i&gt;.&lt;/p&gt;&lt;p&gt;Für die Forschung; kein Medizinprodukt.&lt;/p&gt;</translation>
     </message>
     <message>
       <source>&lt;p&gt;The method is described in: K.A.J. Eppenhof, M.W. Lafarge, M. Veta and J.P.W. Pluim, &lt;i&gt;Progressively Trained Convolutional Neural Networks for Deformable Image Registration&lt;/i&gt;, IEEE Transactions on Medical Imaging 39(5), 1594-1604, 2020, &lt;a href="https://doi.org/10.1109/TMI.2019.2953788"&gt;doi:10.1109/TMI.2019.2953788&lt;/a&gt;. Please cite it when you use this module.&lt;/p&gt;</source>
-      <translation type="unfinished" />
+      <translation>&lt;p&gt;Das Verfahren ist beschrieben in: K.A.J. Eppenhof, M.W. Lafarge, M. Veta und J.P.W. Pluim, &lt;i&gt;Progressively Trained Convolutional Neural Networks for Deformable Image Registration&lt;/i&gt;, IEEE Transactions on Medical Imaging 39(5), 1594-1604, 2020, &lt;a href="https://doi.org/10.1109/TMI.2019.2953788"&gt;doi:10.1109/TMI.2019.2953788&lt;/a&gt;. Bitte zitieren, wenn dieses Modul verwendet wird.&lt;/p&gt;</translation>
     </message>
     <message>
       <source>Inputs</source>
@@ -77,11 +77,11 @@
     </message>
     <message>
       <source>Which segment is the lung of the fixed volume.</source>
-      <translation type="unfinished" />
+      <translation>Welches Segment die Lunge des festen Volumens ist.</translation>
     </message>
     <message>
       <source>Segment of the fixed lung region</source>
-      <translation type="unfinished" />
+      <translation>Segment der festen Lungenregion</translation>
     </message>
     <message>
       <source>Moving lung region:</source>
@@ -93,11 +93,11 @@
     </message>
     <message>
       <source>Which segment is the lung of the moving volume.</source>
-      <translation type="unfinished" />
+      <translation>Welches Segment die Lunge des bewegten Volumens ist.</translation>
     </message>
     <message>
       <source>Segment of the moving lung region</source>
-      <translation type="unfinished" />
+      <translation>Segment der bewegten Lungenregion</translation>
     </message>
     <message>
       <source>Start from:</source>
@@ -105,7 +105,7 @@
     </message>
     <message>
       <source>Optional. A transform from another module that brings the moving volume near the fixed one, for pairs whose lungs cannot be matched. Without one the lungs are matched.</source>
-      <translation type="unfinished" />
+      <translation>Wahlfrei. Eine Transformation aus einem anderen Modul, die das bewegte Volumen in die Nähe des festen bringt, für Paare, deren Lungen sich nicht zuordnen lassen. Ohne sie werden die Lungen zugeordnet.</translation>
     </message>
     <message>
       <source>The lungs</source>
@@ -125,7 +125,7 @@
     </message>
     <message>
       <source>Make a transform that fits the two landmark lists (affine from 6 landmarks on, else rigid) and start from it.</source>
-      <translation type="unfinished" />
+      <translation>Eine Transformation an die beiden Landmarkenlisten anpassen (ab 6 Landmarken affin, sonst starr) und von ihr ausgehen.</translation>
     </message>
     <message>
       <source>Sequence frames</source>
@@ -137,7 +137,7 @@
     </message>
     <message>
       <source>A sequence of CT volumes, for instance a 4DCT.</source>
-      <translation type="unfinished" />
+      <translation>Eine Sequenz von CT-Volumen, etwa ein 4D-CT.</translation>
     </message>
     <message>
       <source>None</source>
@@ -149,7 +149,7 @@
     </message>
     <message>
       <source>Which frame is the fixed volume, counted from 0.</source>
-      <translation type="unfinished" />
+      <translation>Welches Bild das feste Volumen ist, von 0 an gezählt.</translation>
     </message>
     <message>
       <source>Moving frame:</source>
@@ -157,7 +157,7 @@
     </message>
     <message>
       <source>Which frame is the moving volume, counted from 0.</source>
-      <translation type="unfinished" />
+      <translation>Welches Bild das bewegte Volumen ist, von 0 an gezählt.</translation>
     </message>
     <message>
       <source>Use these frames</source>
@@ -165,7 +165,7 @@
     </message>
     <message>
       <source>Copy the two frames into volumes of their own and choose them as fixed and moving volume.</source>
-      <translation type="unfinished" />
+      <translation>Die beiden Bilder in eigene Volumen kopieren und als festes und bewegtes Volumen wählen.</translation>
     </message>
     <message>
       <source>Outputs</source>
@@ -193,7 +193,7 @@
     </message>
     <message>
       <source>Transform to write to</source>
-      <translation type="unfinished" />
+      <translation>Transformation, in die geschrieben wird</translation>
     </message>
     <message>
       <source>Registered volume:</source>
@@ -213,7 +213,7 @@
     </message>
     <message>
       <source>Registered volume to write to</source>
-      <translation type="unfinished" />
+      <translation>Registriertes Volumen, in das geschrieben wird</translation>
     </message>
     <message>
       <source>Jacobian volume:</source>
@@ -229,7 +229,7 @@
     </message>
     <message>
       <source>Jacobian volume to write to</source>
-      <translation type="unfinished" />
+      <translation>Jacobi-Volumen, in das geschrieben wird</translation>
     </message>
     <message>
       <source>B-spline:</source>
@@ -237,11 +237,11 @@
     </message>
     <message>
       <source>Also make a B-spline transform, for programs that read no displacement fields. It is smoother than the field; the message says by how much.</source>
-      <translation type="unfinished" />
+      <translation>Auch eine B-Spline-Transformation anlegen, für Programme, die keine Verschiebungsfelder lesen. Sie ist glatter als das Feld; die Meldung sagt, um wie viel.</translation>
     </message>
     <message>
       <source>The B-spline transform to overwrite, or a new one.</source>
-      <translation type="unfinished" />
+      <translation>Die B-Spline-Transformation, die überschrieben wird, oder eine neue.</translation>
     </message>
     <message>
       <source>B-spline</source>
@@ -249,7 +249,7 @@
     </message>
     <message>
       <source>B-spline transform to write to</source>
-      <translation type="unfinished" />
+      <translation>B-Spline-Transformation, in die geschrieben wird</translation>
     </message>
     <message>
       <source>Hardened copies</source>
@@ -257,7 +257,7 @@
     </message>
     <message>
       <source>Copies with the transform applied for good: the volume keeps its own voxels where it can, its landmarks lie in the fixed frame.</source>
-      <translation type="unfinished" />
+      <translation>Kopien, auf die die Transformation endgültig angewendet ist: Das Volumen behält seine eigenen Voxel, wo es kann, seine Landmarken liegen im festen Rahmen.</translation>
     </message>
     <message>
       <source>Options</source>
@@ -277,7 +277,7 @@
     </message>
     <message>
       <source>Own boxes also align scans that lie far apart in the scanner; a shared box is what the paper used.</source>
-      <translation type="unfinished" />
+      <translation>Eigene Boxen richten auch Aufnahmen aus, die im Scanner weit auseinander liegen; eine gemeinsame Box ist das, was der Artikel verwendet.</translation>
     </message>
     <message>
       <source>Device:</source>
@@ -297,7 +297,7 @@
     </message>
     <message>
       <source>What the model was trained on, its licence and how it was checked.</source>
-      <translation type="unfinished" />
+      <translation>Womit das Modell trainiert wurde, seine Lizenz und wie es geprüft wurde.</translation>
     </message>
     <message>
       <source>My settings:</source>
@@ -305,7 +305,7 @@
     </message>
     <message>
       <source>Choose saved settings, or type a name and press Save.</source>
-      <translation type="unfinished" />
+      <translation>Gespeicherte Einstellungen wählen, oder einen Namen eingeben und Speichern drücken.</translation>
     </message>
     <message>
       <source>Save</source>
@@ -313,7 +313,7 @@
     </message>
     <message>
       <source>Keep the options and wanted outputs under this name, on this computer.</source>
-      <translation type="unfinished" />
+      <translation>Die Optionen und gewünschten Ausgaben unter diesem Namen auf diesem Rechner behalten.</translation>
     </message>
     <message>
       <source>Delete</source>
@@ -321,7 +321,7 @@
     </message>
     <message>
       <source>Forget the settings of this name.</source>
-      <translation type="unfinished" />
+      <translation>Die Einstellungen dieses Namens vergessen.</translation>
     </message>
     <message>
       <source>Register</source>
@@ -360,8 +360,8 @@
       <translation>Deckkraft des bewegten:</translation>
     </message>
     <message>
-      <source>0 shows the fixed volume alone, 1 the moving one (or the volume change).</source>
-      <translation type="unfinished" />
+      <source>0 shows the fixed volume alone, 1 the moving one (or what is coloured).</source>
+      <translation>0 zeigt das feste Volumen allein, 1 das bewegte (oder das Eingefärbte).</translation>
     </message>
     <message>
       <source>Make landmarks</source>
@@ -373,7 +373,7 @@
     </message>
     <message>
       <source>How many landmarks to suggest</source>
-      <translation type="unfinished" />
+      <translation>Wie viele Landmarken vorgeschlagen werden</translation>
     </message>
     <message>
       <source>Suggest landmarks</source>
@@ -413,7 +413,7 @@
     </message>
     <message>
       <source>Show fixed volume above, moving volume below, three planes each, centred on the landmark.</source>
-      <translation type="unfinished" />
+      <translation>Festes Volumen oben, bewegtes unten zeigen, je drei Ebenen, auf die Landmarke zentriert.</translation>
     </message>
     <message>
       <source>Second observer:</source>
@@ -421,7 +421,7 @@
     </message>
     <message>
       <source>The moving landmarks as another person placed them: how far the two lie apart is what a landmark error can show at best.</source>
-      <translation type="unfinished" />
+      <translation>Die bewegten Landmarken, wie eine andere Person sie gesetzt hat: Wie weit beide auseinander liegen, ist das Beste, was ein Landmarkenfehler zeigen kann.</translation>
     </message>
     <message>
       <source>Landmark error</source>
@@ -437,7 +437,7 @@
     </message>
     <message>
       <source>Landmark errors, worst first</source>
-      <translation type="unfinished" />
+      <translation>Landmarkenfehler, der größte zuerst</translation>
     </message>
     <message>
       <source>Make table</source>
@@ -445,7 +445,7 @@
     </message>
     <message>
       <source>Make a table node with the errors, for export. It follows the landmarks.</source>
-      <translation type="unfinished" />
+      <translation>Einen Tabellenknoten mit den Fehlern anlegen, zum Ausführen. Er folgt den Landmarken.</translation>
     </message>
     <message>
       <source>Error vectors</source>
@@ -453,7 +453,7 @@
     </message>
     <message>
       <source>Show or hide each error as an arrow as long as the error, coloured by it, in 2D and 3D.</source>
-      <translation type="unfinished" />
+      <translation>Jeden Fehler als Pfeil zeigen oder verbergen, so lang wie der Fehler und nach ihm gefärbt, in 2D und 3D.</translation>
     </message>
     <message>
       <source>Warped grid</source>
@@ -461,7 +461,7 @@
     </message>
     <message>
       <source>Show or hide the chosen transform as a grid in the slice and 3D views, coloured by how far it moves, with a legend.</source>
-      <translation type="unfinished" />
+      <translation>Die gewählte Transformation als Gitter in den Schicht- und 3D-Ansichten zeigen oder verbergen, nach der Verschiebung gefärbt, mit Legende.</translation>
     </message>
     <message>
       <source>Folding and report</source>
@@ -469,7 +469,7 @@
     </message>
     <message>
       <source>Voxels where the transform turns tissue inside out, and how local volume changes.</source>
-      <translation type="unfinished" />
+      <translation>Voxel, in denen die Transformation Gewebe umstülpt, und wie sich das Volumen örtlich ändert.</translation>
     </message>
     <message>
       <source>Measure folding</source>
@@ -477,7 +477,7 @@
     </message>
     <message>
       <source>Measure the transform chosen under Landmark error, also one from another module.</source>
-      <translation type="unfinished" />
+      <translation>Die unter Landmarkenfehler gewählte Transformation messen, auch eine aus einem anderen Modul.</translation>
     </message>
     <message>
       <source>The folder that gets report.html and report.json.</source>
@@ -485,7 +485,7 @@
     </message>
     <message>
       <source>Folder for the report</source>
-      <translation type="unfinished" />
+      <translation>Ordner für den Bericht</translation>
     </message>
     <message>
       <source>Export report</source>
@@ -530,6 +530,10 @@
       <source>Local volume change</source>
       <translation>Örtliche Volumenänderung</translation>
     </message>
+    <message>
+      <source>Expected error</source>
+      <translation>Zu erwartender Fehler</translation>
+    </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.fusion</name>
@@ -549,12 +553,20 @@
       <source>Jacobian (1: none)</source>
       <translation>Jacobi (1: keine)</translation>
     </message>
+    <message>
+      <source>Expected error</source>
+      <translation>Zu erwartender Fehler</translation>
+    </message>
+    <message>
+      <source>Expected error (mm)</source>
+      <translation>Zu erwartender Fehler (mm)</translation>
+    </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.initial</name>
     <message>
       <source>{moving} is under {transform} already: take it out (Data module, Transform: None) and choose the transform under Start from alone.</source>
-      <translation type="unfinished" />
+      <translation>{moving} liegt schon unter {transform}: herausnehmen (Modul Data, Transform: None) und die Transformation allein unter Ausgehen von wählen.</translation>
     </message>
     <message>
       <source>Fit to landmarks</source>
@@ -574,46 +586,46 @@
     </message>
     <message>
       <source>{count} landmarks are too few to fit a transform: place at least 3.</source>
-      <translation type="unfinished" />
+      <translation>{count} Landmarken sind zu wenige, um eine Transformation anzupassen: mindestens 3 setzen.</translation>
     </message>
     <message>
       <source>The landmarks lie on a line: place some beside it.</source>
-      <translation type="unfinished" />
+      <translation>Die Landmarken liegen auf einer Geraden: einige daneben setzen.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.installer</name>
     <message>
       <source>{name} ({version} is too old)</source>
-      <translation type="unfinished" />
+      <translation>{name} ({version} ist zu alt)</translation>
     </message>
     <message>
       <source>Registering needs PyTorch: install the PyTorch extension in the Extensions Manager, restart, and try again.</source>
-      <translation type="unfinished" />
+      <translation>Das Registrieren braucht PyTorch: die Erweiterung PyTorch im Extensions Manager installieren, neu starten und noch einmal versuchen.</translation>
     </message>
     <message>
       <source>Registering needs Python packages that are not installed yet or too old: {names}. Install them now? This takes some minutes and up to a few gigabytes.</source>
-      <translation type="unfinished" />
+      <translation>Das Registrieren braucht Python-Pakete, die noch nicht installiert oder zu alt sind: {names}. Jetzt installieren? Das dauert einige Minuten und braucht bis zu einigen Gigabyte.</translation>
     </message>
     <message>
       <source>Registering needs Python packages that were not installed.</source>
-      <translation type="unfinished" />
+      <translation>Das Registrieren braucht Python-Pakete, die nicht installiert wurden.</translation>
     </message>
     <message>
       <source>The report needs Python packages that are not installed yet or too old: {names}. Install them now?</source>
-      <translation type="unfinished" />
+      <translation>Der Bericht braucht Python-Pakete, die noch nicht installiert oder zu alt sind: {names}. Jetzt installieren?</translation>
     </message>
     <message>
       <source>The report needs Python packages that were not installed.</source>
-      <translation type="unfinished" />
+      <translation>Der Bericht braucht Python-Pakete, die nicht installiert wurden.</translation>
     </message>
     <message>
       <source>These packages could not be installed: {names}. See the error log.</source>
-      <translation type="unfinished" />
+      <translation>Diese Pakete ließen sich nicht installieren: {names}. Siehe das Fehlerprotokoll.</translation>
     </message>
     <message>
       <source>{names} was updated: restart Slicer, then try again.</source>
-      <translation type="unfinished" />
+      <translation>{names} wurde erneuert: Slicer neu starten und noch einmal versuchen.</translation>
     </message>
   </context>
   <context>
@@ -632,29 +644,29 @@
     </message>
     <message>
       <source>Choose the lists of two observers: they are the same.</source>
-      <translation type="unfinished" />
+      <translation>Die Listen zweier Beobachter wählen: Es ist dieselbe.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.lung_nodes</name>
     <message>
       <source>{volume} lungs</source>
-      <translation type="unfinished" />
+      <translation>{volume} Lungen</translation>
     </message>
     <message>
       <source>Lungs</source>
-      <translation type="unfinished" />
+      <translation>Lungen</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.measuring</name>
     <message>
       <source>Select a transform to measure.</source>
-      <translation type="unfinished" />
+      <translation>Eine Transformation wählen, die gemessen werden soll.</translation>
     </message>
     <message>
       <source>Select the fixed and the moving volume that the transform aligns.</source>
-      <translation type="unfinished" />
+      <translation>Das feste und das bewegte Volumen wählen, die die Transformation ausrichtet.</translation>
     </message>
     <message>
       <source>inside the lungs</source>
@@ -666,14 +678,14 @@
     </message>
     <message>
       <source>Folding {where}: {percent:.3f} % of voxels. Jacobian {mean:.2f} ± {sd:.2f}, from {low:.2f} to {high:.2f}.</source>
-      <translation type="unfinished" />
+      <translation>Faltung {where}: {percent:.3f} % der Voxel. Jacobi-Determinante {mean:.2f} ± {sd:.2f}, von {low:.2f} bis {high:.2f}.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.mrml</name>
     <message>
       <source>{name} is under the non-linear transform {transform}: harden it (Transforms module, Harden transform) or move the node out of it.</source>
-      <translation type="unfinished" />
+      <translation>{name} liegt unter der nichtlinearen Transformation {transform}: sie fest anwenden (Modul Transforms, Harden transform) oder den Knoten herausnehmen.</translation>
     </message>
     <message>
       <source>{name} has no voxels: load or choose another volume.</source>
@@ -681,19 +693,19 @@
     </message>
     <message>
       <source>{name} has several values a voxel: choose a CT with one.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat mehrere Werte je Voxel: ein CT mit einem wählen.</translation>
     </message>
     <message>
       <source>{name} is a single slice: choose a 3D volume.</source>
-      <translation type="unfinished" />
+      <translation>{name} ist eine einzelne Schicht: ein 3D-Volumen wählen.</translation>
     </message>
     <message>
       <source>{name} has a geometry without volume: set its spacing and axes.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat eine Geometrie ohne Rauminhalt: Voxelgröße und Achsen setzen.</translation>
     </message>
     <message>
       <source>{name} cannot say where the lungs are: choose a segmentation, a label map or a ROI.</source>
-      <translation type="unfinished" />
+      <translation>{name} kann nicht sagen, wo die Lungen sind: eine Segmentierung, ein Label-Volumen oder eine ROI wählen.</translation>
     </message>
     <message>
       <source>{name} is empty: draw the lung region or choose none.</source>
@@ -701,30 +713,30 @@
     </message>
     <message>
       <source>{name} has no segment {segment}: choose another one.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat kein Segment {segment}: ein anderes wählen.</translation>
     </message>
     <message>
       <source>{name} has no segment: draw the lung region or choose none.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat kein Segment: die Lungenregion zeichnen oder keine wählen.</translation>
     </message>
     <message>
       <source>{name} is empty: place the ROI around the lungs or choose none.</source>
-      <translation type="unfinished" />
+      <translation>{name} ist leer: die ROI um die Lungen legen oder keine wählen.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.mrml_landmarks</name>
     <message>
       <source>{name} has no placed point: place landmarks or choose another list.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat keinen gesetzten Punkt: Landmarken setzen oder eine andere Liste wählen.</translation>
     </message>
     <message>
       <source>{fixed} has {fixed_count} points, {moving} has {moving_count}, and {why} in both lists.</source>
-      <translation type="unfinished" />
+      <translation>{fixed} hat {fixed_count} Punkte, {moving} hat {moving_count}, und {why} in beiden Listen.</translation>
     </message>
     <message>
       <source>{fixed} and {moving} have no landmark that is placed in both: place them.</source>
-      <translation type="unfinished" />
+      <translation>{fixed} und {moving} haben keine Landmarke, die in beiden gesetzt ist: welche setzen.</translation>
     </message>
     <message>
       <source>Landmark error (mm)</source>
@@ -735,7 +747,7 @@
     <name>ProgressiveRegistrationSlicer.option_list</name>
     <message>
       <source>{name} (not available here)</source>
-      <translation type="unfinished" />
+      <translation>{name} (hier nicht verfügbar)</translation>
     </message>
   </context>
   <context>
@@ -750,11 +762,11 @@
     </message>
     <message>
       <source>No model was found beside the module.</source>
-      <translation type="unfinished" />
+      <translation>Neben dem Modul wurde kein Modell gefunden.</translation>
     </message>
     <message>
       <source>Start from the affine map between the lung boxes alone: for comparison, or with a refining preset.</source>
-      <translation type="unfinished" />
+      <translation>Von der affinen Abbildung zwischen den Lungenboxen allein ausgehen: zum Vergleich, oder mit einer verfeinernden Voreinstellung.</translation>
     </message>
     <message>
       <source>No network</source>
@@ -812,7 +824,7 @@
     </message>
     <message>
       <source>This result was loaded with the scene: there is nothing to undo. To take it back, move the volume out of the transform in the Data module.</source>
-      <translation type="unfinished" />
+      <translation>Dieses Ergebnis wurde mit der Szene geladen: Es gibt nichts rückgängig zu machen. Um es zurückzunehmen, das Volumen im Modul Data aus der Transformation nehmen.</translation>
     </message>
     <message>
       <source>The transform to measure: any kind, from this module or another one.</source>
@@ -833,6 +845,10 @@
     <message>
       <source>Align the moving volume to the fixed one.</source>
       <translation>Das bewegte Volumen an das feste anpassen.</translation>
+    </message>
+    <message>
+      <source>There is no transform to judge yet: register, or choose one to evaluate.</source>
+      <translation>Es gibt noch keine Transformation zu beurteilen: registrieren, oder eine zum Messen wählen.</translation>
     </message>
     <message>
       <source>Cancelling...</source>
@@ -856,15 +872,15 @@
     </message>
     <message>
       <source>{name} follows the landmarks; save it as .tsv or .csv with Save.</source>
-      <translation type="unfinished" />
+      <translation>{name} folgt den Landmarken; mit Save als .tsv oder .csv speichern.</translation>
     </message>
     <message>
       <source>{name} is up to date and follows the landmarks; save it as .tsv or .csv with Save.</source>
-      <translation type="unfinished" />
+      <translation>{name} ist auf dem neuesten Stand und folgt den Landmarken; mit Save als .tsv oder .csv speichern.</translation>
     </message>
     <message>
       <source>Lungs of {litres}; edit them in Segment Editor.</source>
-      <translation type="unfinished" />
+      <translation>Lungen von {litres}; im Segment Editor zu bearbeiten.</translation>
     </message>
     <message>
       <source>The report is in {path}.</source>
@@ -911,7 +927,7 @@
     </message>
     <message>
       <source>Tick a transform, a registered volume or a Jacobian volume.</source>
-      <translation type="unfinished" />
+      <translation>Eine Transformation, ein registriertes Volumen oder ein Jacobi-Volumen ankreuzen.</translation>
     </message>
     <message>
       <source>Fixed volume</source>
@@ -931,7 +947,7 @@
     </message>
     <message>
       <source>Choose another volume for the output: inputs are kept.</source>
-      <translation type="unfinished" />
+      <translation>Ein anderes Volumen für die Ausgabe wählen: Eingaben bleiben erhalten.</translation>
     </message>
     <message>
       <source>Two outputs are the same volume</source>
@@ -939,14 +955,14 @@
     </message>
     <message>
       <source>Choose different volumes for the two outputs.</source>
-      <translation type="unfinished" />
+      <translation>Verschiedene Volumen für die beiden Ausgaben wählen.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.review_panel</name>
     <message>
       <source>The transform was deleted meanwhile; nothing was suggested.</source>
-      <translation type="unfinished" />
+      <translation>Die Transformation wurde inzwischen gelöscht; nichts wurde vorgeschlagen.</translation>
     </message>
     <message>
       <source>Fixed landmarks</source>
@@ -958,7 +974,7 @@
     </message>
     <message>
       <source>{count} landmarks suggested, {matched} with a partner that matches. Look at each, move its points where needed, then accept or reject it.</source>
-      <translation type="unfinished" />
+      <translation>{count} Landmarken vorgeschlagen, {matched} mit einem passenden Partner. Jede ansehen, ihre Punkte verschieben, wo es nötig ist, dann annehmen oder verwerfen.</translation>
     </message>
     <message>
       <source>images match: {value:.2f}</source>
@@ -974,18 +990,18 @@
     </message>
     <message>
       <source>The two observers differ by {mean:.2f} ± {sd:.2f} mm, {most:.2f} mm at most. {how} A landmark error as small as this says no more.</source>
-      <translation type="unfinished" />
+      <translation>Die beiden Beobachter unterscheiden sich um {mean:.2f} ± {sd:.2f} mm, höchstens {most:.2f} mm. {how} Ein so kleiner Landmarkenfehler sagt nicht mehr.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.run_log</name>
     <message>
       <source>{moving} to {fixed}, {time}</source>
-      <translation type="unfinished" />
+      <translation>{moving} auf {fixed}, {time}</translation>
     </message>
     <message>
       <source>Preset {preset}, model {model}, {device}, {seconds} s</source>
-      <translation type="unfinished" />
+      <translation>Voreinstellung {preset}, Modell {model}, {device}, {seconds} s</translation>
     </message>
     <message>
       <source>none</source>
@@ -993,38 +1009,38 @@
     </message>
     <message>
       <source>Started from {name}</source>
-      <translation type="unfinished" />
+      <translation>Ausgegangen von {name}</translation>
     </message>
     <message>
       <source>Folding inside the lungs: {percent:.3f} %</source>
-      <translation type="unfinished" />
+      <translation>Faltung in den Lungen: {percent:.3f} %</translation>
     </message>
     <message>
       <source>TRE {mean:.2f} mm ({before:.2f} mm before) at {count} landmarks</source>
-      <translation type="unfinished" />
+      <translation>TRE {mean:.2f} mm (vorher {before:.2f} mm) an {count} Landmarken</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.sequence_frames</name>
     <message>
       <source>{name} has no volumes: choose a sequence of CT volumes.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat keine Volumen: eine Sequenz von CT-Volumen wählen.</translation>
     </message>
     <message>
       <source>The sequence</source>
-      <translation type="unfinished" />
+      <translation>Die Sequenz</translation>
     </message>
     <message>
       <source>{name} has {count} frames: there is no frame {frame}.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat {count} Bilder: Ein Bild {frame} gibt es nicht.</translation>
     </message>
     <message>
       <source>{sequence} frame {frame} ({name} {value} {unit})</source>
-      <translation type="unfinished" />
+      <translation>{sequence} Bild {frame} ({name} {value} {unit})</translation>
     </message>
     <message>
       <source>Fixed and moving frame are the same: choose two frames.</source>
-      <translation type="unfinished" />
+      <translation>Festes und bewegtes Bild sind dasselbe: zwei Bilder wählen.</translation>
     </message>
   </context>
   <context>
@@ -1035,7 +1051,7 @@
     </message>
     <message>
       <source>The sequence browser that plays the phases.</source>
-      <translation type="unfinished" />
+      <translation>Der Sequenzbrowser, der die Phasen abspielt.</translation>
     </message>
     <message>
       <source>Phases:</source>
@@ -1043,11 +1059,11 @@
     </message>
     <message>
       <source>The last phase leads to the first again</source>
-      <translation type="unfinished" />
+      <translation>Die letzte Phase führt wieder zur ersten</translation>
     </message>
     <message>
       <source>As in a 4DCT; not for follow-ups.</source>
-      <translation type="unfinished" />
+      <translation>Wie in einem 4D-CT; nicht für Verlaufsaufnahmen.</translation>
     </message>
     <message>
       <source>Register all phases</source>
@@ -1055,88 +1071,88 @@
     </message>
     <message>
       <source>To the phase with the smallest lungs: transforms, amplitude, ventilation and uncertainty. Preset, model and device are those of Options.</source>
-      <translation type="unfinished" />
+      <translation>Auf die Phase mit den kleinsten Lungen: Transformationen, Bewegungsweite, Ventilation und Unsicherheit. Voreinstellung, Modell und Gerät sind die unter Optionen.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.sequence_scene</name>
     <message>
       <source>{name} reference {phase}</source>
-      <translation type="unfinished" />
+      <translation>{name} Referenz {phase}</translation>
     </message>
     <message>
       <source>phases</source>
-      <translation type="unfinished" />
+      <translation>Phasen</translation>
     </message>
     <message>
       <source>transforms</source>
-      <translation type="unfinished" />
+      <translation>Transformationen</translation>
     </message>
     <message>
       <source>There is no {path}: run sequence again.</source>
-      <translation type="unfinished" />
+      <translation>Es gibt kein {path}: sequence noch einmal laufen lassen.</translation>
     </message>
     <message>
       <source>{path} cannot be written: there is no folder {parent}.</source>
-      <translation type="unfinished" />
+      <translation>{path} kann nicht geschrieben werden: Es gibt keinen Ordner {parent}.</translation>
     </message>
     <message>
       <source>{path} cannot be written: is the disk full?</source>
-      <translation type="unfinished" />
+      <translation>{path} kann nicht geschrieben werden: Ist die Platte voll?</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.sequence_session</name>
     <message>
       <source>Choose a sequence browser that plays a 4DCT.</source>
-      <translation type="unfinished" />
+      <translation>Einen Sequenzbrowser wählen, der ein 4D-CT abspielt.</translation>
     </message>
     <message>
       <source>{name} plays no volumes: choose the browser of a 4DCT.</source>
-      <translation type="unfinished" />
+      <translation>{name} spielt keine Volumen ab: den Browser eines 4D-CT wählen.</translation>
     </message>
     <message>
       <source>{name} has one volume: a sequence needs two.</source>
-      <translation type="unfinished" />
+      <translation>{name} hat ein einziges Volumen: Eine Sequenz braucht zwei.</translation>
     </message>
     <message>
       <source>Registered {count} phases to {reference}.</source>
-      <translation type="unfinished" />
+      <translation>{count} Phasen auf {reference} registriert.</translation>
     </message>
     <message>
       <source>Amplitude in the lungs: mean {mean:.1f} mm, {percent} {tail:.1f} mm.</source>
-      <translation type="unfinished" />
+      <translation>Bewegungsweite in den Lungen: im Mittel {mean:.1f} mm, {percent} {tail:.1f} mm.</translation>
     </message>
     <message>
       <source>Closing error round the breath: {mean:.2f} mm.</source>
-      <translation type="unfinished" />
+      <translation>Schließfehler über den Atemzug: {mean:.2f} mm.</translation>
     </message>
     <message>
       <source>Expected error: mean {mean_mm:.1f} mm.</source>
-      <translation type="unfinished" />
+      <translation>Zu erwartender Fehler: im Mittel {mean_mm:.1f} mm.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.session</name>
     <message>
       <source>There is no preset {preset}: choose one of {presets}.</source>
-      <translation type="unfinished" />
+      <translation>Es gibt keine Voreinstellung {preset}: eine von {presets} wählen.</translation>
     </message>
     <message>
       <source>Nothing would be kept: ask for a transform, a registered volume or a Jacobian volume.</source>
-      <translation type="unfinished" />
+      <translation>Nichts bliebe erhalten: eine Transformation, ein registriertes Volumen oder ein Jacobi-Volumen verlangen.</translation>
     </message>
     <message>
       <source>{name} is an input: choose another node for the output.</source>
-      <translation type="unfinished" />
+      <translation>{name} ist eine Eingabe: einen anderen Knoten für die Ausgabe wählen.</translation>
     </message>
     <message>
       <source>{name} cannot hold a displacement field: choose a grid transform.</source>
-      <translation type="unfinished" />
+      <translation>{name} kann kein Verschiebungsfeld aufnehmen: eine Gittertransformation wählen.</translation>
     </message>
     <message>
       <source>{name} was deleted while it was being registered; nothing was changed.</source>
-      <translation type="unfinished" />
+      <translation>{name} wurde während des Registrierens gelöscht; nichts wurde verändert.</translation>
     </message>
     <message>
       <source>{moving} to {fixed}</source>
@@ -1152,11 +1168,11 @@
     </message>
     <message>
       <source>{moving} to {fixed} B-spline</source>
-      <translation type="unfinished" />
+      <translation>{moving} auf {fixed} B-Spline</translation>
     </message>
     <message>
       <source>The B-spline differs from the field by {p95:.2f} mm (95 % of the volume).</source>
-      <translation type="unfinished" />
+      <translation>Die B-Spline weicht um {p95:.2f} mm vom Feld ab (95 % des Volumens).</translation>
     </message>
     <message>
       <source>{name} hardened</source>
@@ -1164,38 +1180,38 @@
     </message>
     <message>
       <source>The chosen output node was deleted meanwhile; a new one was made.</source>
-      <translation type="unfinished" />
+      <translation>Der gewählte Ausgabeknoten wurde inzwischen gelöscht; ein neuer wurde angelegt.</translation>
     </message>
     <message>
       <source>Select a fixed volume.</source>
-      <translation type="unfinished" />
+      <translation>Ein festes Volumen wählen.</translation>
     </message>
     <message>
       <source>Select a moving volume.</source>
-      <translation type="unfinished" />
+      <translation>Ein bewegtes Volumen wählen.</translation>
     </message>
     <message>
       <source>Fixed and moving are the same: select two volumes.</source>
-      <translation type="unfinished" />
+      <translation>Festes und bewegtes sind dasselbe: zwei Volumen wählen.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.settings_panel</name>
     <message>
       <source>The settings {name} are in use.</source>
-      <translation type="unfinished" />
+      <translation>Die Einstellungen {name} werden verwendet.</translation>
     </message>
     <message>
       <source>The settings {name} are kept on this computer.</source>
-      <translation type="unfinished" />
+      <translation>Die Einstellungen {name} sind auf diesem Rechner gespeichert.</translation>
     </message>
     <message>
       <source>The settings {name} are deleted.</source>
-      <translation type="unfinished" />
+      <translation>Die Einstellungen {name} sind gelöscht.</translation>
     </message>
     <message>
       <source>{fixed} and {moving} are copies of the two frames.</source>
-      <translation type="unfinished" />
+      <translation>{fixed} und {moving} sind Kopien der beiden Bilder.</translation>
     </message>
   </context>
   <context>
@@ -1238,18 +1254,33 @@
     </message>
     <message>
       <source>Landmark error vectors</source>
-      <translation type="unfinished" />
+      <translation>Fehlerpfeile der Landmarken</translation>
+    </message>
+  </context>
+  <context>
+    <name>ProgressiveRegistrationSlicer.trust</name>
+    <message>
+      <source>Expected error in the lungs: mean {mean:.1f} mm, 95 % of places below {p95:.1f} mm, largest {most:.1f} mm.</source>
+      <translation>Zu erwartender Fehler in den Lungen: im Mittel {mean:.1f} mm, 95 % der Orte unter {p95:.1f} mm, größter {most:.1f} mm.</translation>
+    </message>
+    <message>
+      <source>Do not trust it where it is red: above {limit:.0f} mm, {percent:.1f} % of the lungs.</source>
+      <translation>Wo es rot ist, ist dem Ergebnis nicht zu trauen: über {limit:.0f} mm, {percent:.1f} % der Lungen.</translation>
+    </message>
+    <message>
+      <source>Nowhere in the lungs is it above {limit:.0f} mm.</source>
+      <translation>Nirgends in den Lungen liegt er über {limit:.0f} mm.</translation>
     </message>
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.user_settings</name>
     <message>
       <source>Type a name for the settings.</source>
-      <translation type="unfinished" />
+      <translation>Einen Namen für die Einstellungen eingeben.</translation>
     </message>
     <message>
       <source>There are no settings named {name}.</source>
-      <translation type="unfinished" />
+      <translation>Es gibt keine Einstellungen mit dem Namen {name}.</translation>
     </message>
   </context>
   <context>

@@ -8,6 +8,7 @@ A text's context is Slicer's: PACKAGE.FILE for Python files, the form's class fo
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ LANGUAGES = ("de-DE",)
 
 
 def lupdate() -> str:
-    return str(Path(sys.executable).with_name("pyside6-lupdate"))
+    """PySide6's program: the one that LUPDATE names, else the one beside this Python."""
+    return os.environ.get("LUPDATE") or str(Path(sys.executable).with_name("pyside6-lupdate"))
 
 
 def sources() -> dict:

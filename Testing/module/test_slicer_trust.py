@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import pytest
 
 pytest.importorskip("slicer", reason="slicer-core is not installed (extra slicer-tests)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import time
 from pathlib import Path
@@ -64,6 +65,28 @@ class Driver:
         button.click()
         expect(button).to_have_text("Cancel")
 
+    def is_busy(self) -> bool:
+        """Does the button say Cancel? (The page shows it in capitals.)"""
+        return self.page.locator("#register").inner_text().lower() == "cancel"
+
+    def drop(self, role: str, paths) -> None:
+        """Drop files on an input's line, as from a file manager."""
+        files = [(Path(p).name, base64.b64encode(Path(p).read_bytes()).decode()) for p in paths]
+        transfer = self.page.evaluate_handle(
+            """files => {
+                const transfer = new DataTransfer();
+                for (const [name, text] of files) {
+                    const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+                    transfer.items.add(new File([bytes], name));
+                }
+                return transfer;
+            }""",
+            files,
+        )
+        target = self.page.locator(f"[data-role={role}]")
+        for kind in ("dragover", "drop"):
+            target.dispatch_event(kind, {"dataTransfer": transfer})
+
     def wait_registered(self) -> str:
         """The message at the end."""
         expect(self.page.locator("#register")).to_have_text("Register", timeout=LONG)
@@ -106,6 +129,25 @@ class Driver:
         """What a click in a slice does from now on."""
         self.page.locator(f"#tool-{tool}").click()
         self.settle()
+
+    def crosshair(self, view: str) -> tuple[float, float]:
+        """Where the yellow lines of a view cross, pixels from its picture's corner."""
+        self.settle()
+        red, green, blue = np.moveaxis(array(self.picture(view)), 2, 0)
+        yellow = (red > 170) & (green > 130) & (blue < 0.6 * green)
+        return float(yellow.sum(0).argmax()), float(yellow.sum(1).argmax())
+
+    def drag(self, view: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press at one place of a view (pixels from its picture's corner), move, let go at another."""
+        box = self.page.locator(f".view-{view} .picture").bounding_box()
+        self.page.mouse.move(box["x"] + start[0], box["y"] + start[1])
+        self.settle(0.3)  # the view must have seen what the mouse is over
+        self.page.mouse.down()
+        for share in (0.25, 0.5, 0.75, 1.0):
+            x, y = (a + share * (b - a) for a, b in zip(start, end))
+            self.page.mouse.move(box["x"] + x, box["y"] + y)
+            self.settle(0.1)
+        self.page.mouse.up()
 
     def picture(self, view: str) -> bytes:
         """What a view shows, as PNG."""
