@@ -76,8 +76,18 @@ def test_pages_load_nothing_from_the_web(site):
     for path in site.rglob("*.html"):
         found = [u for u in fetched.findall(path.read_text(encoding="utf-8")) if "rel=canonical" not in u]
         assert not found, (path.name, found)
+        # The theme's script asks GitHub about the repository for each of these.
+        assert 'data-md-component="source"' not in path.read_text(encoding="utf-8"), path.name
     for path in site.rglob("*.css"):
         assert not re.findall(r"url\(\"?(?:https?:)?//", path.read_text(encoding="utf-8")), path.name
+
+
+def test_lists_and_tables_are_no_walls_of_text(site):
+    """A list right under a paragraph's line becomes a part of it, a table of ours in a docstring is none."""
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for paragraph in re.findall(r"<p>(.*?)</p>", text, flags=re.DOTALL):
+            assert not re.search(r"^(- |\d+\. |\|.*\|$|=====)", paragraph, re.MULTILINE), (path.name, paragraph)
 
 
 def test_the_reference_has_the_docstrings(site):
