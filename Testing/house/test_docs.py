@@ -87,7 +87,10 @@ def test_lists_and_tables_are_no_walls_of_text(site):
     for path in site.rglob("*.html"):
         text = re.sub(r"<(pre|code)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         for paragraph in re.findall(r"<p>(.*?)</p>", text, flags=re.DOTALL):
-            assert not re.search(r"^(- |\d+\. |\|.*\|$|=====)", paragraph, re.MULTILINE), (path.name, paragraph)
+            assert not re.search(r"^(- |\d+\. |\|.*\|$|=====)", paragraph, re.MULTILINE), (
+                path.name,
+                paragraph,
+            )
 
 
 def test_the_reference_has_the_docstrings(site):
