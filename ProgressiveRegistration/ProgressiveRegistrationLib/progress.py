@@ -75,6 +75,12 @@ class Work:
 
         return report
 
+    def tell(self, step: str, fraction: float, text: str) -> None:
+        """Say where the whole job is, for work whose stages take turns."""
+        check(self.cancelled)
+        if self._progress is not None:
+            self._progress(step, fraction, text)
+
     def add(self, seconds: Mapping[str, float]) -> None:
         """Count time that was spent elsewhere for this job, by stage."""
         for name, spent in seconds.items():
@@ -82,9 +88,7 @@ class Work:
 
     def done(self, text: str = "Done") -> None:
         """Tell the end."""
-        check(self.cancelled)
-        if self._progress is not None:
-            self._progress("done", 1.0, text)
+        self.tell("done", 1.0, text)
 
     def total(self) -> dict[str, float]:
         """Seconds by stage, and ``total`` since the beginning, rounded to ms."""

@@ -23,7 +23,7 @@ from ..geometry import Grid
 from ..images import write_image
 from ..lungs import Lungs, find_lungs
 from ..pairing import match_landmarks
-from ..progress import Stop, check
+from ..progress import Stop, Work
 from ..quality import field_of_view, folding, mask_points
 from ..report.content import describe_image, jsonable, to_json, versions
 from ..statistics import statistics
@@ -108,22 +108,22 @@ def run_sequence(
     began = time.perf_counter()
     output = Path(sequence.output).absolute()
     _make(output)
-    say = _Progress(progress, cancelled)
+    work = Work({}, progress, cancelled)
     try:
         with locked(output / WORK / ".batch" / "batch.lock"):
             stop_file(output / WORK).unlink(missing_ok=True)
-            say("reading", 0.0, "Reading the phases")
-            images, lungs = _survey(sequence.phases, say)
+            work.tell("reading", 0.0, "Reading the phases")
+            images, lungs = _survey(sequence.phases, work)
             reference = _reference(sequence, lungs)
             tasks = plan(sequence.phases, reference, cyclic=sequence.cyclic, steps=sequence.agreement)
-            done = _register_all(tasks, output, sequence.settings, workers, scheduler, tell, say)
-            result = _evaluate(sequence, images, lungs, reference, tasks, output, done, say)
+            done = _register_all(tasks, output, sequence.settings, workers, scheduler, tell, work)
+            result = _evaluate(sequence, images, lungs, reference, tasks, output, done, work)
             result.report["seconds"] = {"total": round(time.perf_counter() - began, 1)}
             if not write:
                 return result
-            say("writing", 0.93, "Writing")
+            work.tell("writing", 0.93, "Writing")
             with staged_folder(output) as folder:
-                names = _write(result, sequence, folder, output, say)
+                names = _write(result, sequence, folder, output, work)
                 result.report["outputs"] = {key: str(output / name) for key, name in names.items()}
                 write_text(folder / "sequence.html", draw_page(result))
                 write_text(folder / "sequence.json", to_json(result.report))
@@ -131,20 +131,8 @@ def run_sequence(
         raise OutputError(
             f"Another run works in {output} ({error.holder}); wait for it, or choose another folder."
         ) from None
-    say("done", 1.0, "Done")
+    work.done()
     return result
-
-
-class _Progress:
-    """Shares of the whole: reading to 0.05, registering to 0.8, the rest after."""
-
-    def __init__(self, progress: Any, cancelled: Stop) -> None:
-        self.progress, self.cancelled = progress, cancelled
-
-    def __call__(self, stage: str, fraction: float, text: str) -> None:
-        check(self.cancelled)
-        if self.progress is not None:
-            self.progress(stage, fraction, text)
 
 
 def _make(output: Path) -> None:
@@ -158,10 +146,10 @@ def _make(output: Path) -> None:
         raise OutputError(f"{output} cannot be written: {error.strerror or error}.") from error
 
 
-def _survey(phases: list[Phase], say: _Progress) -> tuple[list[sitk.Image], list[Lungs]]:
+def _survey(phases: list[Phase], work: Work) -> tuple[list[sitk.Image], list[Lungs]]:
     images, lungs = [], []
     for k, phase in enumerate(phases):
-        say("lungs", 0.05 * k / len(phases), f"Finding the lungs of {phase.name}")
+        work.tell("lungs", 0.05 * k / len(phases), f"Finding the lungs of {phase.name}")
         image = phase.image()
         lungs.append(find_lungs(image, mask=phase.lung_mask(), name=f"the phase {phase.name}"))
         images.append(image)
@@ -193,7 +181,7 @@ def _register_all(
     workers: int | None,
     scheduler: str | None,
     tell: Callable[[str], None] | None,
-    say: _Progress,
+    work: Work,
 ) -> dict[str, dict]:
     """Task -> its record."""
     from ..batch.pools import dask_client
@@ -209,7 +197,7 @@ def _register_all(
                 f"[{len(done)}/{len(tasks)}] {task.fixed.name} -> {task.moving.name}: {again}"
                 f"from {figures['start']}, {figures['seconds']:.1f} s"
             )
-        say(
+        work.tell(
             "registering",
             0.05 + 0.75 * len(done) / len(tasks),
             f"{len(done)} of {len(tasks)} registrations done",
@@ -227,13 +215,13 @@ def _register_all(
                 share: float = share,
                 task: Task = task,
             ) -> None:
-                say(
+                work.tell(
                     "registering",
                     first + share * fraction,
                     f"{task.fixed.name} to {task.moving.name}: {text}",
                 )
 
-            finished(task, do_task(task, output, settings, inner, say.cancelled))
+            finished(task, do_task(task, output, settings, inner, work.cancelled))
         return done
     with dask_client(workers, scheduler, settings.threads) as (client, threads):
         from dataclasses import replace
@@ -266,19 +254,19 @@ def _evaluate(
     tasks: list[Task],
     output: Path,
     done: dict[str, dict],
-    say: _Progress,
+    work: Work,
 ) -> Result:
     phases = sequence.phases
     place = {phase.name: k for k, phase in enumerate(phases)}
     n = len(phases)
-    say("fields", 0.81, "Making the fields agree")
+    work.tell("fields", 0.81, "Making the fields agree")
     direct = {place[t.moving.name]: read_field(output, t.name) for t in tasks if t.kind == DIRECT}
     steps = {place[t.fixed.name]: read_field(output, t.name) for t in tasks if t.kind != DIRECT}
     fixed, mask = images[reference], lungs[reference].mask
     grid = _lattice(fixed, lungs[reference])
-    paths = adjusted(direct, steps, n, reference, grid, cancelled=say.cancelled)
+    paths = adjusted(direct, steps, n, reference, grid, cancelled=work.cancelled)
     fields = {k: DisplacementField(grid, paths[k]) for k in range(n)}
-    say("motion", 0.86, "Measuring the motion")
+    work.tell("motion", 0.86, "Measuring the motion")
     points = mask_points(mask, POINTS)
     largest, ranges = amplitude(paths)
     middle = mid_position(paths, grid)
@@ -315,7 +303,7 @@ def _evaluate(
             task = next(t for t in tasks if t.kind == DIRECT and t.moving.name == phase.name)
             figures = done[task.name]["figures"]
             entry.update({key: figures[key] for key in ("start", "unexplained", "seconds", "device")})
-            entry["folding"] = folding(fields[k], mask, view, cancelled=say.cancelled)
+            entry["folding"] = folding(fields[k], mask, view, cancelled=work.cancelled)
             moved = np.linalg.norm(fields[k].sample(points), axis=1)
             entry["displacement_mm"] = statistics(moved)
             correction = fields[k].sample(points) - direct[k].sample(points)
@@ -347,7 +335,7 @@ def _evaluate(
     full = int(np.argmax([found.volume_litres for found in lungs]))
     empty = int(np.argmin([found.volume_litres for found in lungs]))
     if full != empty:
-        say("ventilation", 0.9, "Measuring the ventilation")
+        work.tell("ventilation", 0.9, "Measuring the ventilation")
         breath = ventilation(
             images[empty],
             images[full],
@@ -359,11 +347,11 @@ def _evaluate(
         report["notes"] += breath.figures["notes"]
     from ..network.device import choose_device
 
-    say("uncertainty", 0.92, "Mapping the uncertainty")
+    work.tell("uncertainty", 0.92, "Mapping the uncertainty")
     moves = [entry.get("displacement_mm", {}).get("mean", -1.0) for entry in report["phases"]]
     far = int(np.argmax(moves))
     device = str(choose_device(sequence.settings.device))
-    doubt = uncertainty(fixed, images[far], fields[far], mask, device=device, cancelled=say.cancelled)
+    doubt = uncertainty(fixed, images[far], fields[far], mask, device=device, cancelled=work.cancelled)
     report["uncertainty"] = {"phase": phases[far].name, **doubt.figures}
     report["notes"] += doubt.figures["notes"]
     return Result(
@@ -414,7 +402,7 @@ def _trajectories(
     return Trajectories([phase.name for phase in phases], start, found, marked)
 
 
-def _write(result: Result, sequence: Sequence, folder: Path, output: Path, say: _Progress) -> dict[str, str]:
+def _write(result: Result, sequence: Sequence, folder: Path, output: Path, work: Work) -> dict[str, str]:
     """All files but the report; key -> name."""
     names: dict[str, str] = {}
     fixed = result.images[result.reference]
@@ -425,7 +413,7 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, say: 
         write_image(values, folder / names[key])
 
     for k, phase in enumerate(result.phases):
-        say("writing", 0.93 + 0.05 * k / len(result.phases), f"Writing {phase.name}")
+        work.tell("writing", 0.93 + 0.05 * k / len(result.phases), f"Writing {phase.name}")
         field = result.field(k)
         if k != result.reference:
             names[f"field_{phase.name}"] = f"field_{phase.name}.nrrd"
@@ -437,14 +425,14 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, say: 
         for k in range(len(result.phases)):  # one at a time: each takes twice a field's memory in ITK
             yield result.field(k).covering(own).to_transform()
 
-    image("mean", mean_image(result.images, from_reference(), own, say.cancelled))
-    back = result.middle.inverse(result.grid, cancelled=say.cancelled)
+    image("mean", mean_image(result.images, from_reference(), own, work.cancelled))
+    back = result.middle.inverse(result.grid, cancelled=work.cancelled)
     names["midposition_field"] = "midposition_field.nrrd"
     back = back.covering(own)
     back.write(folder / names["midposition_field"])
     to_reference = back.to_transform()
     from_middle = (sitk.CompositeTransform([there, to_reference]) for there in from_reference())
-    image("midposition", mean_image(result.images, from_middle, own, say.cancelled))
+    image("midposition", mean_image(result.images, from_middle, own, work.cancelled))
     image("amplitude", result.grid.image(result.amplitude))
     image("amplitude_by_axis", result.grid.image(result.ranges))
     image("reference_lungs", result.lungs[result.reference].mask)
