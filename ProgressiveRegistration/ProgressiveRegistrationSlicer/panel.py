@@ -102,7 +102,7 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressFrame.hide()
         self._showMessage("")
         self._showQuality("")
-        self.sequence = SequenceSection(self)
+        self.sequence = SequenceSection(self, panel.layout())
         self.layout.addStretch(1)  # what room is left lies below all sections
         self.initializeParameterNode()
 

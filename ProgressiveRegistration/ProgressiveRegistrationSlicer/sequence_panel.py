@@ -16,7 +16,7 @@ class SequenceSection:
     messages.
     """
 
-    def __init__(self, panel) -> None:
+    def __init__(self, panel, layout) -> None:
         self.panel = panel
         self.nodes = None
         self.section = ctk.ctkCollapsibleButton()
@@ -24,8 +24,10 @@ class SequenceSection:
         self.section.objectName = "sequenceCollapsibleButton"
         self.section.collapsed = True
         form = qt.QFormLayout(self.section)
+        form.rowWrapPolicy = qt.QFormLayout.WrapLongRows
         self.selector = slicer.qMRMLNodeComboBox()
         self.selector.nodeTypes = ["vtkMRMLSequenceBrowserNode"]
+        self.selector.accessibleName = _("Sequence browser with the phases")
         self.selector.noneEnabled = True
         self.selector.addEnabled = False
         self.selector.removeEnabled = False
@@ -35,7 +37,7 @@ class SequenceSection:
         self.cyclic = qt.QCheckBox(_("The last phase leads to the first again"))
         self.cyclic.checked = True
         self.cyclic.setToolTip(_("As in a 4DCT; not for follow-ups."))
-        form.addRow("", self.cyclic)
+        form.addRow(self.cyclic)
         self.button = qt.QPushButton(_("Register all phases"))
         self.button.setToolTip(
             _(
@@ -46,7 +48,7 @@ class SequenceSection:
         form.addRow(self.button)
         self.button.connect("clicked(bool)", self.onButton)
         self.selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self.update())
-        panel.layout.addWidget(self.section)
+        layout.addWidget(self.section)
         self.update()
 
     def update(self) -> None:

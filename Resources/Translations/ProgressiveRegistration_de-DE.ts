@@ -1050,6 +1050,10 @@
       <translation>Sequenz (4DCT)</translation>
     </message>
     <message>
+      <source>Sequence browser with the phases</source>
+      <translation>Sequenzbrowser mit den Phasen</translation>
+    </message>
+    <message>
       <source>The sequence browser that plays the phases.</source>
       <translation>Der Sequenzbrowser, der die Phasen abspielt.</translation>
     </message>
