@@ -7,7 +7,7 @@ output folder all at once, or not at all.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -162,11 +162,11 @@ def register_files(
         report["command"] = job.command
         scene = (inputs.fixed, inputs.moving, result.field, result.fixed_lungs.mask)
         final = job.final or job.output
-        drawn = _drawn(report, scene, work, doubt) if job.options.report else None
+        drawn = draw_report(report, scene, work, doubt) if job.options.report else None
         with work.stage("writing", "Writing the warped images"):
             for written in warped:
                 written.result()
-        _finish(report, outputs, folder, final, drawn, work)
+        finish_report(report, outputs, folder, final, drawn, work)
         return report
 
 
@@ -351,14 +351,10 @@ def evaluate_files(
         report["inputs"] = _described(Job(files, Options(), Path()), inputs)
         report["notes"] = notes
         report["command"] = command
-        if folder is None or output is None:
-            report["seconds"] = work.total()
-            report["protocol"] = protocol(report)
-            return report
         drawn = None
-        if html and inputs.moving is not None:
-            drawn = _drawn(report, (inputs.fixed, inputs.moving, mapping, mask), work)
-        _finish(report, {}, folder, output, drawn, work)
+        if folder is not None and html and inputs.moving is not None:
+            drawn = draw_report(report, (inputs.fixed, inputs.moving, mapping, mask), work)
+        finish_report(report, {}, folder, output, drawn, work)
         return report
 
 
@@ -443,7 +439,7 @@ def apply_points(
     return notes + outside_notes(mapping, points.points, None)
 
 
-def _drawn(
+def draw_report(
     report: dict[str, Any],
     scene: tuple[sitk.Image, sitk.Image, Transform, sitk.Image | None],
     work: Work,
@@ -455,27 +451,32 @@ def _drawn(
         return draw(mapping, fixed, moving, lung_mask=mask, landmarks=report["landmarks"], doubt=doubt)
 
 
-def _finish(
+def finish_report(
     report: dict[str, Any],
     outputs: dict[str, Any],
-    folder: Path,
-    final: Path,
+    folder: Path | None,
+    final: Path | None,
     drawn: dict[str, Any] | None,
     work: Work,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
-    """Complete the report and write it into ``folder``, whose files will be in ``final``."""
-    if drawn is not None:
-        outputs["html"] = formats.REPORT_PAGE
-    outputs["report"] = formats.REPORT_JSON
-    final = Path(final).absolute()
+    """Complete the report and write it into ``folder`` (None: not at all), whose files will be in ``final``.
 
-    def place(name: str | list[str]) -> str | list[str]:
-        return [str(final / n) for n in name] if isinstance(name, list) else str(final / name)
-
-    report["outputs"] = {key: place(name) for key, name in outputs.items()}
-    report["seconds"] = work.total()
+    ``seconds``: what the report is about took them; else the time of ``work``.
+    """
+    report["seconds"] = dict(seconds or work.total())
     report["protocol"] = protocol(report)
-    write_report(report, folder, drawn)
+    if folder is not None and final is not None:
+        where = Path(final).absolute()
+        if drawn is not None:
+            outputs["html"] = formats.REPORT_PAGE
+        outputs["report"] = formats.REPORT_JSON
+
+        def place(name: str | list[str]) -> str | list[str]:
+            return [str(where / n) for n in name] if isinstance(name, list) else str(where / name)
+
+        report["outputs"] = {key: place(name) for key, name in outputs.items()}
+        write_report(report, folder, drawn)
     work.done()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ProgressiveRegistrationLib.errors import InputError, OutputError
 from ProgressiveRegistrationLib.geometry import Grid, continued
+from ProgressiveRegistrationLib.progress import Work
 from ProgressiveRegistrationLib.quality import LATTICE_MM
 
 from ProgressiveRegistrationSlicer import mrml
@@ -70,19 +70,17 @@ class Measurement:
         OutputError : the folder is missing or cannot be written.
         MissingPackagesError : a package that draws the report is missing.
         """
+        from ProgressiveRegistrationLib.jobs import draw_report, finish_report
         from ProgressiveRegistrationLib.quality import quality_figures
         from ProgressiveRegistrationLib.report import content as reports
-        from ProgressiveRegistrationLib.report import page
 
         if folder is not None:
             installer.require(torch=False)
             if not Path(folder).is_dir():
                 raise OutputError(f"The report cannot be written: there is no folder {folder}.")
-        tell = progress or (lambda *_: None)
-        began = time.monotonic()
+        work = Work({"lungs": 3, "quality": 3, "pictures": 4}, progress, cancelled)
         fixed, moving = self._read_fixed(), self._read_moving()
-        mask, notes, field = self._lungs_and_field(fixed, tell, cancelled)
-        tell("quality", 0.3, "measuring the transform")
+        mask, notes, field = self._lungs_and_field(fixed, work.part("lungs"), cancelled)
         points = {}
         if self._errors is not None:
             points = {
@@ -91,7 +89,8 @@ class Measurement:
                 "mapped_points": self._errors.mapped,
                 "labels": self._errors.labels,
             }
-        figures = quality_figures(field, fixed, lung_mask=mask, cancelled=cancelled, **points)
+        with work.stage("quality", "measuring the transform"):
+            figures = quality_figures(field, fixed, lung_mask=mask, cancelled=cancelled, **points)
         if self._doubt is not None:
             figures["uncertainty"] = self._doubt.figures
         if self._registration is not None:
@@ -104,17 +103,11 @@ class Measurement:
         }
         report["notes"] = [*report.get("notes", []), *notes]
         report["command"] = None
-        report["seconds"] = report["seconds"] or {"total": round(time.monotonic() - began, 3)}
-        report["protocol"] = reports.protocol(report)
+        drawn = None
         if folder is not None:
-            tell("pictures", 0.6, "drawing the report")
-            drawn = page.draw(
-                field, fixed, moving, lung_mask=mask, landmarks=report["landmarks"], doubt=self._doubt
-            )
-            tell("writing", 0.95, "writing the report")
-            report["outputs"] = {name: str(Path(folder) / f"report.{name}") for name in ("html", "json")}
-            page.write_report(report, folder, drawn)
-        tell("done", 1.0, "done")
+            drawn = draw_report(report, (fixed, moving, field, mask), work, self._doubt)
+        where = None if folder is None else Path(folder)
+        finish_report(report, {}, where, where, drawn, work, seconds=report["seconds"])
         return report
 
     def expected_error(
@@ -146,13 +139,13 @@ class Measurement:
         from ProgressiveRegistrationLib.jobs import lungs_or_note
 
         notes: list = []
-        tell("lungs", 0.05, "finding the lungs")
+        tell("lungs", 0.0, "finding the lungs")
         mask = self._lungs.mask if self._lungs is not None else None
         if mask is None:
             mask, notes = lungs_or_note(fixed, lung_mask(self._region, fixed), self._names[0])
         field = self._field
         if field is None:
-            tell("sampling", 0.15, "sampling the transform")
+            tell("sampling", 0.5, "sampling the transform")
             field = mrml.sampled(self._map, self._lattice, cancelled)
         return mask, notes, field
 
