@@ -196,6 +196,15 @@ def _moved_grid(image: sitk.Image, truth: sitk.Transform) -> sitk.Image:
     return moved
 
 
+def test_the_old_name_of_the_preset_still_works_and_warns():
+    pair = breathing_thorax(3, size=(80, 80, 64), spacing=(4.3, 4.3, 5.0), tips=300, landmarks=12)
+    with pytest.warns(DeprecationWarning, match="preset"):
+        found = register(pair.fixed, pair.moving, model="none", refinement=None)
+    again = register(pair.fixed, pair.moving, model="none", preset="fast")
+    assert found.preset == "fast"
+    np.testing.assert_array_equal(found.field.displacement, again.field.displacement)
+
+
 def test_a_shared_box_is_one_box_and_needs_a_shared_frame(elastix, shared):
     centred = sitk.ReadImage(str(shared / "pairs" / "elastix_lung" / "followup_centred.nrrd"))
     result = register(elastix.fixed, centred, model=KnownNetwork(), lung_boxes="shared", preset="fast")
