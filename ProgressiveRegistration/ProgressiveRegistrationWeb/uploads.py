@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from ProgressiveRegistrationLib.errors import InputError, OutputError
+from ProgressiveRegistrationLib.reading.dicom import is_dicom
 
 ROLES = ("fixed", "moving", "fixed_landmarks", "moving_landmarks", "fixed_mask", "moving_mask")
 MOST_FILES = 4000  # of one drop: a DICOM series
@@ -81,7 +82,14 @@ class Uploads:
         headers = [path for path in files if path.name.lower().endswith((".mhd", ".nhdr"))]
         if len(files) == 1 and not _looks_like_dicom(files[0]):
             return files[0]
-        return headers[0] if len(headers) == 1 else folder
+        if len(headers) == 1:
+            return headers[0]
+        if not any(is_dicom(path) for path in files):
+            raise InputError(
+                f"These {len(files)} files are not one image: drop one file, a header with its voxels, or one "
+                "DICOM series."
+            )
+        return folder
 
 
 def _looks_like_dicom(path: Path) -> bool:
