@@ -86,8 +86,8 @@ class Uploads:
             return headers[0]
         if not any(is_dicom(path) for path in files):
             raise InputError(
-                f"These {len(files)} files are not one image: drop one file, a header with its voxels, or one "
-                "DICOM series."
+                f"These {len(files)} files are not one image: drop one file, a header with its voxels, or "
+                "one DICOM series."
             )
         return folder
 
