@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ProgressiveRegistrationLib.errors import InputError, OutputError
+from ProgressiveRegistrationLib.errors import InputError, NoLungError, OutputError
 from ProgressiveRegistrationLib.geometry import Grid, continued
 from ProgressiveRegistrationLib.progress import Work
 from ProgressiveRegistrationLib.quality import LATTICE_MM
@@ -117,7 +117,7 @@ class Measurement:
 
         Raises
         ------
-        InputError : there are no lungs in the fixed volume.
+        NoLungError : there are no lungs in the fixed volume.
         """
         from ProgressiveRegistrationLib.uncertainty import uncertainty
 
@@ -125,7 +125,7 @@ class Measurement:
         fixed, moving = self._read_fixed(), self._read_moving()
         mask, notes, field = self._lungs_and_field(fixed, tell, cancelled)
         if mask is None:
-            raise InputError(" ".join(notes))
+            raise NoLungError(" ".join(notes))
         tell("uncertainty", 0.4, "estimating the expected error")
         device = str(self._registration.device) if self._registration is not None else "cpu"
         found = uncertainty(fixed, moving, field, mask, device=device, cancelled=cancelled)

@@ -148,14 +148,14 @@ def test_report_has_the_map_that_was_made(chosen, tmp_path):
     panel.ui.reportFolder.currentPath = str(tmp_path)
     panel.ui.reportButton.click()
     finish(panel)
-    assert json.loads((tmp_path / "report.json").read_text()).get("uncertainty") is None
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")).get("uncertainty") is None
     panel.ui.fusionComboBox.setCurrentText("Expected error")
     finish(panel)
     panel.ui.reportButton.click()
     finish(panel)
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["uncertainty"]["distrust_percent"] == panel.fusion.trust.figures["distrust_percent"]
-    assert "expected error, mm" in (tmp_path / "report.html").read_text()
+    assert "expected error, mm" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_difference_is_clear_beyond_the_moving_volume(chosen):
