@@ -134,7 +134,8 @@ class Driver:
         """Where the yellow lines of a view cross, pixels from its picture's corner."""
         self.settle()
         red, green, blue = np.moveaxis(array(self.picture(view)), 2, 0)
-        yellow = (red > 170) & (green > 130) & (blue < 0.6 * green)
+        # How yellow, in sum: a line that lies between two pixels is dim in both. Orange is no yellow.
+        yellow = np.clip(np.minimum(red, green) - blue, 0, None) * (green > 0.6 * red)
         return float(yellow.sum(0).argmax()), float(yellow.sum(1).argmax())
 
     def drag(self, view: str, start: tuple[float, float], end: tuple[float, float]) -> None:
