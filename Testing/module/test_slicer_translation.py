@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import slicer_harness
 from slicer_harness.fixtures import add_pair
 
 FOLDER = slicer_harness.REPOSITORY / "Resources" / "Translations"
+OWN_PROCESS = "GERMAN_PANEL_IN_ITS_OWN_PROCESS"
 GERMAN = FOLDER / "ProgressiveRegistration_de-DE.ts"
 
 
@@ -49,7 +51,25 @@ def test_every_text_is_translated_with_its_placeholders():
         assert set(re.findall(r"\{[^{}]+\}", source)) == set(re.findall(r"\{[^{}]+\}", translation)), source
 
 
-def test_panel_speaks_german(scene, module, tmp_path, monkeypatch):
+def test_panel_speaks_german():
+    """In a process of its own: what panels opened before have left in Qt must not speak for it."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"{__file__}::test_german_panel",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, OWN_PROCESS: "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(OWN_PROCESS not in os.environ, reason="run by test_panel_speaks_german")
+def test_german_panel(scene, module, tmp_path, monkeypatch):
     """lrelease's file in Qt's own translator, asked in the way of Slicer's ``tr``: by package and file."""
     from PySide6.QtCore import QCoreApplication, QTranslator
 
