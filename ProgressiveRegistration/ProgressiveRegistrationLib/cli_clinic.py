@@ -199,8 +199,7 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             Grid.from_image(read_image(path, notes=notes)) for path in (images.moving, images.fixed)
         )
         notes += reference_note(mapping, target)
-        if not isinstance(mapping, DisplacementField):
-            mapping = DisplacementField.from_transform(mapping, target)
+        mapping = DisplacementField.of(mapping, target)
         masks = {
             name: warp_structure(mask, mapping, target)
             for name, mask in read_structures(structures, source).items()
@@ -256,12 +255,10 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         grid = None if images.fixed is None else Grid.from_image(read_volume(images.fixed, notes=notes))
         if grid is not None:
             notes += reference_note(mapping, grid)
-        if not isinstance(mapping, DisplacementField):
-            if grid is None:
-                raise InputError(
-                    f"{transform} brings no grid of its own; give the fixed image too (--fixed)."
-                )
-            mapping = DisplacementField.from_transform(mapping, grid)
+        if grid is not None:
+            mapping = DisplacementField.of(mapping, grid)
+        elif not isinstance(mapping, DisplacementField):
+            raise InputError(f"{transform} brings no grid of its own; give the fixed image too (--fixed).")
         if output.suffix.lower() == ".dcm":
             headers = [
                 None if path is None else first_of_series(path) for path in (images.fixed, images.moving)
@@ -358,7 +355,6 @@ def _dose_of_pair(
         wanted = "--fixed" if fixed is None else "--moving, whose density weighs the dose"
         raise InputError(f"{transform} is a transform; give its image too: {wanted}.")
     mapping, grid = read_transform(transform), Grid.from_image(read_image(fixed))
-    if not isinstance(mapping, DisplacementField):
-        mapping = DisplacementField.from_transform(mapping, grid)
+    mapping = DisplacementField.of(mapping, grid)
     image = read_image(moving) if moving is not None and mode == "mass" else None
     return fixed.name, [(doses[0], mapping, image, 1.0)], grid, fixed

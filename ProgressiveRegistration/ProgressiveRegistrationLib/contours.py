@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import SimpleITK as sitk
 
-from .dicom_registration import new_object, pydicom_module, reference_to, save_dicom
+from .dicom_registration import new_object, pydicom_module, read_object, reference_to, save_dicom
 from .errors import InputError
 from .field import DisplacementField
 from .geometry import Grid
@@ -40,13 +40,7 @@ def read_structures(path: str | os.PathLike, grid: Grid) -> dict[str, sitk.Image
     InputError : no RTSTRUCT, no contour in it, or contours that lie off the image's slices.
     """
     path = Path(path)
-    pydicom = pydicom_module()
-    try:
-        data = pydicom.dcmread(path)
-    except Exception as error:  # pydicom has many kinds
-        raise InputError(f"{path} cannot be read as DICOM.") from error
-    if data.get("Modality") != "RTSTRUCT":
-        raise InputError(f"{path} is no RTSTRUCT but {data.get('Modality', 'an unknown kind of DICOM')}.")
+    data = read_object(path, "RTSTRUCT")
     names = {int(roi.ROINumber): str(roi.ROIName) for roi in data.get("StructureSetROISequence", [])}
     out: dict[str, sitk.Image] = {}
     for roi in data.get("ROIContourSequence", []):

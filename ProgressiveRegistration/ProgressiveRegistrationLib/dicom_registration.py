@@ -76,6 +76,18 @@ def first_of_series(path: str | os.PathLike) -> Dataset | None:
     return None
 
 
+def read_object(path: Path, modality: str | None = None) -> Dataset:
+    """A whole DICOM file, pixels included; InputError where it is none, or of another ``modality``."""
+    pydicom = pydicom_module()
+    try:
+        data: Dataset = pydicom.dcmread(path)
+    except Exception as error:  # pydicom has many kinds
+        raise InputError(f"{path} cannot be read as DICOM.") from error
+    if modality is not None and data.get("Modality") != modality:
+        raise InputError(f"{path} is no {modality} but {data.get('Modality', 'an unknown kind of DICOM')}.")
+    return data
+
+
 def headers_of_series(path: str | os.PathLike) -> list[Dataset]:
     """The headers of all files of a folder that belong to the series of its first DICOM file, by their
     positions along it; empty where there is no DICOM.
@@ -205,12 +217,8 @@ def read_registration(path: str | os.PathLike) -> DisplacementField:
     ------
     InputError : pydicom is missing, no such object, no deformation or several, a damaged grid.
     """
-    pydicom = pydicom_module()
     path = Path(path)
-    try:
-        data = pydicom.dcmread(path)
-    except Exception as error:  # pydicom has many kinds
-        raise InputError(f"{path} cannot be read as DICOM.") from error
+    data = read_object(path)
     if data.get("SOPClassUID") != SOP_CLASS:
         kind = getattr(data.get("SOPClassUID"), "name", "an unknown kind")
         raise InputError(f"{path} is no Deformable Spatial Registration but {kind}.")

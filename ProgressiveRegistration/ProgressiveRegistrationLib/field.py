@@ -113,6 +113,11 @@ class DisplacementField:
             outside = Affine(np.stack(columns, 1), offset)
         return cls(grid, sitk.GetArrayFromImage(image), outside)
 
+    @classmethod
+    def of(cls, transform: DisplacementField | sitk.Transform, grid: Grid) -> DisplacementField:
+        """A field as it is, any other transform sampled on ``grid``."""
+        return transform if isinstance(transform, DisplacementField) else cls.from_transform(transform, grid)
+
     # ---- points and images ---------------------------------------------------------------------------------
 
     def sample(self, points: np.ndarray) -> np.ndarray:

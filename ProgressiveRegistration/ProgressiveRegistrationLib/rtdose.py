@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from .dicom_registration import decimal, new_object, pydicom_module, right_handed, save_dicom
+from .dicom_registration import decimal, new_object, pydicom_module, read_object, right_handed, save_dicom
 from .errors import InputError
 from .geometry import Grid
 
@@ -35,13 +35,7 @@ def read_rtdose(path: str | os.PathLike) -> sitk.Image:
         missing in it.
     """
     path = Path(path)
-    pydicom = pydicom_module()
-    try:
-        data = pydicom.dcmread(path)
-    except Exception as error:  # pydicom has many kinds
-        raise InputError(f"{path} cannot be read as DICOM.") from error
-    if data.get("Modality") != "RTDOSE":
-        raise InputError(f"{path} is no RTDOSE but {data.get('Modality', 'an unknown kind of DICOM')}.")
+    data = read_object(path, "RTDOSE")
     if data.get("DoseUnits", "GY") != "GY":
         raise InputError(f"{path} has a dose in {data.DoseUnits}; an absolute dose in Gy is needed.")
     try:
