@@ -136,3 +136,13 @@ def test_runs_take_turns_go_on_after_a_stop_and_are_compared(place):
 def test_a_series_that_cannot_be_run_is_refused(place, section, sentence):
     with pytest.raises(InputError, match=sentence):
         read_series(written(place, series=section))
+
+
+def test_some_runs_of_a_series_can_go_first(place):
+    series = read_series(written(place))
+    output = place / "first"
+    assert run_series(series, output, report=lambda text: None, only=["baseline-seed2"])
+    assert [run.name for run in (output / "runs").iterdir()] == ["baseline-seed2"]
+    assert [name for name, _, _ in series.runs(["progressive"])] == ["progressive-seed1", "progressive-seed2"]
+    with pytest.raises(InputError, match="no run or variant other; it has progressive-seed1"):
+        series.runs(["other"])

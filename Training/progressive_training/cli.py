@@ -210,13 +210,14 @@ def series(
     output: Path = typer.Option(Path("Training/runs/series"), help="Folder for runs and table."),
     minutes: float = typer.Option(math.inf, min=0.1, help="Train for so long; the same command goes on."),
     measure: bool = typer.Option(False, help="Only measure the runs as far as they are."),
+    only: list[str] = typer.Option([], help="A variant or run to train; may be given again. The rest waits."),
 ) -> None:
     """Train whole runs in turn, in as many sittings as it takes, and compare them."""
     from .series import measure_series, read_series, run_series, series_table, write_series
 
     chosen = read_series(study)
     output.mkdir(parents=True, exist_ok=True)
-    if not measure and not run_series(chosen, output, minutes, typer.echo):
+    if not measure and not run_series(chosen, output, minutes, typer.echo, only):
         typer.echo("Not all runs are at their end: the same command goes on.")
         return
     result = measure_series(chosen, output, typer.echo)

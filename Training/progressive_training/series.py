@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,21 @@ class Series:
     phantom_mm: tuple[float, ...] = (10, 20, 40, 60)
     phantom_seeds: tuple[int, ...] = (100, 101)
 
-    def runs(self) -> list[tuple[str, int, Variant]]:
-        """(run's name, seed, variant with the run's configuration) in the order of training."""
+    def runs(self, only: Sequence[str] = ()) -> list[tuple[str, int, Variant]]:
+        """(run's name, seed, variant with the run's configuration) in the order of training.
+
+        only : names of variants or runs; empty for all. InputError names those that there are.
+        """
         out = []
         for seed in self.seeds:
             for variant in self.variants:
                 name = f"{variant.name}-seed{seed}"
                 config = replace(variant.config, name=name, seed=seed)
                 out.append((name, seed, replace(variant, config=config)))
-        return out
+        known = [name for name, _, _ in out] + [variant.name for variant in self.variants]
+        if unknown := [name for name in only if name not in known]:
+            raise InputError(f"The series has no run or variant {unknown[0]}; it has {', '.join(known)}.")
+        return [run for run in out if not only or run[0] in only or run[2].name in only]
 
 
 def read_series(path: Path) -> Series:
@@ -85,12 +91,16 @@ def read_series(path: Path) -> Series:
 
 
 def run_series(
-    series: Series, output: Path, minutes: float = float("inf"), report: Callable[[str], None] = print
+    series: Series,
+    output: Path,
+    minutes: float = float("inf"),
+    report: Callable[[str], None] = print,
+    only: Sequence[str] = (),
 ) -> bool:
-    """Train on for at most ``minutes``; True once every run is at its end. They lie in ``output``/runs."""
+    """Train on for at most ``minutes``; True once every run (of ``only``) is at its end, in ``output``/runs."""
     deadline = time.monotonic() + 60 * minutes
     folder = str((output / "runs").resolve())
-    runs = series.runs()
+    runs = series.runs(only)
     reached = {name: _reached(Path(folder) / name) for name, _, _ in runs}
     while True:
         waiting = [r for r in runs if reached[r[0]] < r[2].config.schedule.iterations]
