@@ -97,7 +97,7 @@ def run_series(
     report: Callable[[str], None] = print,
     only: Sequence[str] = (),
 ) -> bool:
-    """Train on for at most ``minutes``; True once every run (of ``only``) is at its end, in ``output``/runs."""
+    """Train on for at most ``minutes``; True once every run of ``only`` is at its end, in ``output``/runs."""
     deadline = time.monotonic() + 60 * minutes
     folder = str((output / "runs").resolve())
     runs = series.runs(only)
