@@ -11,6 +11,13 @@ MISSING = [
     name for module, name in (("slicer", "slicer-core"), ("PySide6", "PySide6")) if find_spec(module) is None
 ]
 
+if not MISSING:
+    # Before any test file: a file that imports the module's packages first would get them without Slicer's
+    # translation, and all panels of the process would speak English.
+    import slicer_harness
+
+    slicer_harness.install()
+
 
 class Skipped(pytest.Module):
     """A test file that is not even imported."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ast
 import re
 import subprocess
 import sys
@@ -15,7 +15,6 @@ import slicer_harness
 from slicer_harness.fixtures import add_pair
 
 FOLDER = slicer_harness.REPOSITORY / "Resources" / "Translations"
-OWN_PROCESS = "GERMAN_PANEL_IN_ITS_OWN_PROCESS"
 GERMAN = FOLDER / "ProgressiveRegistration_de-DE.ts"
 
 
@@ -51,24 +50,7 @@ def test_every_text_is_translated_with_its_placeholders():
         assert set(re.findall(r"\{[^{}]+\}", source)) == set(re.findall(r"\{[^{}]+\}", translation)), source
 
 
-def test_panel_speaks_german():
-    """In a process of its own: what panels opened before have left in Qt must not speak for it."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"{__file__}::test_german_panel",
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, OWN_PROCESS: "1"}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def german_panel(scene, module, tmp_path, monkeypatch):
+def test_panel_speaks_german(scene, module, tmp_path, monkeypatch):
     """lrelease's file in Qt's own translator, asked in the way of Slicer's ``tr``: by package and file."""
     from PySide6.QtCore import QCoreApplication, QTranslator
 
@@ -99,5 +81,23 @@ def german_panel(scene, module, tmp_path, monkeypatch):
         QCoreApplication.removeTranslator(translator)
 
 
-if OWN_PROCESS in os.environ:
-    test_german_panel = german_panel
+def test_no_text_is_translated_while_the_module_is_imported():
+    """It would stay in the language of that moment, and in English where that comes too early."""
+
+    def translated(node):
+        """Calls of ``_`` and ``translate`` that run at import: not those in functions."""
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                continue
+            if isinstance(child, ast.Call) and getattr(child.func, "id", "") in ("_", "translate"):
+                yield child.lineno
+            yield from translated(child)
+
+    package = slicer_harness.REPOSITORY / "ProgressiveRegistration"
+    files = [
+        package / "ProgressiveRegistration.py",
+        *(package / "ProgressiveRegistrationSlicer").glob("*.py"),
+    ]
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    assert list(translated(ast.parse("A = _('a')\nclass B:\n    b = translate('c', 'd')"))) == [1, 3]
+    assert {name: list(translated(tree)) for name, tree in trees.items() if any(translated(tree))} == {}

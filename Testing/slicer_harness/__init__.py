@@ -33,6 +33,10 @@ def install():
 
     if getattr(slicer, "app", None) is not None:
         return slicer.mrmlScene
+    if "ProgressiveRegistrationSlicer.i18n" in sys.modules:
+        raise RuntimeError(
+            "Install the harness before the module's packages are imported: they keep no language."
+        )
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from . import (
         application,
