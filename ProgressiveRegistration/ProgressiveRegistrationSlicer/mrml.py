@@ -28,6 +28,7 @@ from .i18n import _
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RESULT_ATTRIBUTE = "ProgressiveRegistration.Result"
 POSE_ATTRIBUTE = "ProgressiveRegistration.Pose"
+SHARED = "_progressive_registration_image"
 MAX_GRID_POINTS = 16_000_000  # a denser grid than this (190 MB) is kept as a small grid and an affine instead
 
 
@@ -148,6 +149,9 @@ def volume_reader(node, without=None) -> Callable[[], sitk.Image]:
     the result is called, in any thread. The node may be gone by then."""
     grid = volume_grid(node, without)
     voxels = slicer.util.arrayFromVolume(node)  # a view, which keeps its memory alive
+    shared = getattr(node.GetImageData().GetPointData().GetScalars(), SHARED, None)
+    if shared is not None and _lies_on(shared, grid):
+        return lambda: shared
 
     def read() -> sitk.Image:
         odd = voxels.dtype == bool or voxels.dtype == np.int64
@@ -156,11 +160,25 @@ def volume_reader(node, without=None) -> Callable[[], sitk.Image]:
     return read
 
 
-def vtk_voxels(image: sitk.Image) -> vtk.vtkImageData:
-    """A copy of an image's voxels for ``update_volume``; in any thread."""
+def _lies_on(image: sitk.Image, grid: Grid) -> bool:
+    own = Grid.from_image(image)
+    return own.size == grid.size and np.allclose(own.corners(), grid.corners(), rtol=0, atol=1e-6)
+
+
+def vtk_voxels(image: sitk.Image, *, share: bool = False) -> vtk.vtkImageData:
+    """A copy of an image's voxels for ``update_volume``; in any thread.
+
+    ``share`` : the image's own memory instead, which lives as long as VTK uses it. ``volume_reader`` then
+    gives that very image, so nobody may change it.
+    """
     values = sitk.GetArrayViewFromImage(image)
     out = vtk.vtkImageData()
     out.SetDimensions(*values.shape[::-1])
+    if share:
+        scalars = numpy_support.numpy_to_vtk(values.reshape(-1), deep=False)
+        setattr(scalars, SHARED, image)  # VTK keeps such attributes until the array is gone
+        out.GetPointData().SetScalars(scalars)
+        return out
     out.AllocateScalars(numpy_support.get_vtk_array_type(values.dtype), 1)
     # numpy copies without Python's lock, so that a window beside it stays alive
     numpy_support.vtk_to_numpy(out.GetPointData().GetScalars()).reshape(values.shape)[:] = values

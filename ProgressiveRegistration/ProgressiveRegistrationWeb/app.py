@@ -14,7 +14,7 @@ from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistratio
 from ProgressiveRegistrationLib.landmarks import read_landmarks
 from ProgressiveRegistrationLib.memory import trim
 from ProgressiveRegistrationLib.statistics import STATISTICS, statistics
-from ProgressiveRegistrationSlicer import mrml, options, sample_data
+from ProgressiveRegistrationSlicer import options, sample_data
 from ProgressiveRegistrationSlicer.choices import FusionMode
 from ProgressiveRegistrationSlicer.measuring import folding_text
 from ProgressiveRegistrationSlicer.trust import trust_text, worst_place
@@ -145,18 +145,17 @@ class App:
                 image = await asyncio.to_thread(image_of, path, root, series, mask=kind == "mask")
                 size, spacing = image.GetSize(), (f"{s:.2f}" for s in image.GetSpacing())
                 detail = f"{' × '.join(map(str, size))}, {' × '.join(spacing)} mm"
-                voxels = None if kind == "mask" else await asyncio.to_thread(mrml.vtk_voxels, image)
                 with self.state as state:
                     if kind == "mask":
                         self.workplace.put_mask(side, image, shown)
                         state.show_masks = True
                     else:
-                        self.workplace.put_volume(side, image, shown, voxels)
+                        self.workplace.put_volume(side, image, shown)
                         self._nothing_registered()
                         self.show()
                         self.fit()
                     self._input(role, shown, detail)
-                del image, voxels
+                del image
         except Exception as error:
             with self.state:
                 self.fail(error)
@@ -354,6 +353,7 @@ class App:
 
             def show(found):
                 keep(found)
+                self._tidy()
                 self.state.trust = trust_text(found)
                 self.state.report_version += 1
                 self.show()

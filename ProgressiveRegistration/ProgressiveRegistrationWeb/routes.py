@@ -13,6 +13,7 @@ from aiohttp import web
 from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.images import write_image
 from ProgressiveRegistrationLib.landmarks import write_landmarks
+from ProgressiveRegistrationLib.memory import trim
 from trame_client.module import vue3 as client_module
 
 from .app import App
@@ -124,7 +125,9 @@ class Routes:
 
     async def _report(self, path: Path) -> Path:
         measurement = self._app.workplace.measurement()
+        await asyncio.to_thread(trim)
         await asyncio.to_thread(measurement.compute, path.parent)
+        await asyncio.to_thread(trim)
         return path
 
     async def _errors(self, path: Path) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.memory import trim
 from ProgressiveRegistrationSlicer import mrml, overlays
 from ProgressiveRegistrationSlicer.choices import FusionMode
 from ProgressiveRegistrationSlicer.fusion import FLICKER_MS, SQUARE_MM, Fusion, alternated
@@ -50,6 +51,7 @@ class PageFusion(Fusion):
         async def run():
             then(await asyncio.to_thread(compute))
             self._drawn()
+            await asyncio.to_thread(trim)
 
         self._made = create_task(run())
 

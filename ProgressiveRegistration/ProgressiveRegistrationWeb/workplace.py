@@ -48,8 +48,8 @@ class Workplace:
 
     # ---- inputs
 
-    def put_volume(self, side: str, image: sitk.Image, name: str, voxels=None):
-        """A new volume for a side; what was registered before goes. ``voxels``: see ``update_volume``."""
+    def put_volume(self, side: str, image: sitk.Image, name: str):
+        """A new volume for a side, on the image's own memory; what was registered before goes."""
         self.forget_result()
         self._remove(self.volumes[side])
         node = slicer.mrmlScene.AddNewNodeByClass(
@@ -57,7 +57,7 @@ class Workplace:
         )
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAutoWindowLevel(False)  # else all voxels are looked at for it
-        mrml.update_volume(node, image, voxels=voxels)
+        mrml.update_volume(node, image, voxels=mrml.vtk_voxels(image, share=True))
         self.volumes[side], self.grids[side] = node, Grid.from_image(image)
         return node
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -55,6 +57,26 @@ def test_image_is_a_copy():
     before = image[0, 0, 0]
     slicer.util.arrayFromVolume(fixed)[0, 0, 0] = 9999
     assert image[0, 0, 0] == before
+
+
+def test_volume_on_an_images_own_memory_outlives_the_image_and_gives_it_back_without_a_copy():
+    values = np.random.default_rng(0).integers(-1000, 1000, (29, 35, 39)).astype(np.int16)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((0.7, 0.8, 2.5))
+    image.SetOrigin((-30.0, 12.0, 400.0))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    mrml.update_volume(node, image, voxels=mrml.vtk_voxels(image, share=True))
+    expected = voxel_positions(image, [(0, 0, 0), (38, 34, 28)])
+    del image
+    gc.collect()
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), values)
+    back = mrml.image_from_volume(node)
+    assert np.shares_memory(sitk.GetArrayViewFromImage(back), slicer.util.arrayFromVolume(node))
+    np.testing.assert_allclose(voxel_positions(back, [(0, 0, 0), (38, 34, 28)]), expected, atol=1e-9)
+    node.SetAndObserveTransformNodeID(add_linear(np.diag([1, 1, 1.5, 1.0])).GetID())
+    elsewhere = mrml.image_from_volume(node)
+    assert not np.shares_memory(sitk.GetArrayViewFromImage(elsewhere), slicer.util.arrayFromVolume(node))
+    assert elsewhere.GetSpacing()[2] == pytest.approx(3.75)
 
 
 def test_nested_linear_parents_are_part_of_the_geometry():

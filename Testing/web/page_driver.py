@@ -116,6 +116,23 @@ class Driver:
         """Where a view's slice is, mm, as its legend says."""
         return float(self.page.locator(f".view-{view.lower()} .position").inner_text().split()[1])
 
+    def answer(self, view: str, steps: int) -> float:
+        """Move a view's slider and wait until the server moved the slice: seconds, by the page's clock."""
+        return self.page.evaluate(
+            """([view, steps]) => new Promise((resolve) => {
+                const slider = document.querySelector(`.view-${view} .legend input`);
+                const shown = document.querySelector(`.view-${view} .position`);
+                const began = performance.now();
+                new MutationObserver((_, watching) => {
+                    watching.disconnect();
+                    resolve((performance.now() - began) / 1000);
+                }).observe(shown, { childList: true, characterData: true, subtree: true });
+                slider.value = slider.valueAsNumber + steps * Number(slider.step);
+                slider.dispatchEvent(new Event("input", { bubbles: true }));
+            })""",
+            [view.lower(), steps],
+        )
+
     def click_in(self, view: str, across: float, down: float) -> None:
         """Click at a share of a slice view's width and height, and wait until the other views followed."""
         others = [self.page.locator(f".view-{name} .position") for name in OTHERS[view]]

@@ -401,16 +401,12 @@ def test_a_page_whose_server_was_killed_says_so_and_comes_back_with_it(browser, 
 
 
 def test_clicks_are_answered_while_registering(tab, record_property):
-    """The longest of ten answers is recorded, not asserted: it is a time."""
+    """The longest of twenty answers is recorded, not asserted: it is a time."""
     tab.choose("Preset", "Balanced")
     tab.register()
     waits = []
-    for value in range(10):
-        began = time.perf_counter()
-        before = tab.page.locator(".view-axial .position").inner_text()
-        tab.page.locator(".view-axial .legend input").press("ArrowRight" if value < 5 else "ArrowLeft")
-        expect(tab.page.locator(".view-axial .position")).not_to_have_text(before, timeout=LONG)
-        waits.append(time.perf_counter() - began)
+    for value in range(20):
+        waits.append(tab.answer("Axial", 2 if value % 10 < 5 else -2))
     record_property("slowest_answer_s", round(max(waits), 3))
     print("answers while registering (s):", [round(w, 3) for w in waits])
     assert tab.is_busy(), "all of them while registering"
