@@ -19,6 +19,7 @@ from .geometry import Affine, Box, Grid
 
 COARSE_MM = 4.0
 FINE_MM = 2.0
+CLOSING_VOXELS = 3  # over vessels, at that spacing
 BOX_MARGIN_MM = 8.0  # chest wall that the box keeps around the lungs: its edges help the network
 AIR_HU = -400.0  # below: lung or gas
 GAS_HU = -972.0  # below, after smoothing: gas without tissue
@@ -344,16 +345,42 @@ def _fine_mask(image: sitk.Image, coarse: Grid, lung: np.ndarray) -> sitk.Image:
     inside = at_fine(lung)
     gas = ndimage.gaussian_filter(hu, 1.0) < GAS_HU
     air = (hu < AIR_HU) & valid & (weight > 0.5) & (~gas | (inside > 0.5))
-    padded = sitk.ConstantPad(fine.image(air.astype(np.uint8)), [4] * 3, [4] * 3, 0)
-    closed = sitk.BinaryMorphologicalClosing(padded, [3] * 3, sitk.sitkBall)
-    filled = sitk.BinaryFillhole(closed)
-    mask = sitk.GetArrayFromImage(sitk.Crop(filled, [4] * 3, [4] * 3)).astype(bool) & valid
+    closed = _closed(air, CLOSING_VOXELS)
+    mask = sitk.GetArrayFromImage(sitk.BinaryFillhole(fine.image(closed.astype(np.uint8)))) > 0
+    mask &= valid
     labels, count = ndimage.label(mask)
     if count > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         mask = np.isin(labels, np.flatnonzero(sizes * FINE_MM**3 / 1e6 > MIN_PART_LITRES / 2))
     return fine.image(mask.astype(np.uint8))
+
+
+def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Morphological closing of (z, y, x) bool by ITK's ball, as its filter does it in six times the time."""
+    wide = np.pad(mask, 2 * radius)
+    closed = ~_dilated(~_dilated(wide, radius), radius)
+    inner = (slice(2 * radius, -2 * radius),) * 3
+    return closed[inner]
+
+
+def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
+    """By ITK's ball: offsets of at most ``radius`` + 1/2 voxels. False is left within ``radius`` of the border."""
+    rows = [mask]  # rows[w]: dilated by w along x
+    for w in range(1, radius + 1):
+        grown = rows[-1].copy()
+        grown[..., w:] |= mask[..., :-w]
+        grown[..., :-w] |= mask[..., w:]
+        rows.append(grown)
+    depth, height = (n - 2 * radius for n in mask.shape[:2])
+    out = np.zeros_like(mask)
+    inner = out[radius : radius + depth, radius : radius + height]
+    for dz in range(2 * radius + 1):
+        for dy in range(2 * radius + 1):
+            left = (radius + 0.5) ** 2 - (dz - radius) ** 2 - (dy - radius) ** 2
+            if left >= 0:
+                inner |= rows[min(radius, int(left**0.5))][dz : dz + depth, dy : dy + height]
+    return out
 
 
 def _from_mask(image: sitk.Image, mask: sitk.Image, name: str, mask_name: str) -> Lungs:

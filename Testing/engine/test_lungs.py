@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from hard_scans import variants
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
 from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.lungs import Lungs, find_lungs, matched_boxes
+from ProgressiveRegistrationLib.lungs import Lungs, _closed, find_lungs, matched_boxes
 from ProgressiveRegistrationLib.orientation import upside_down
 from scipy import ndimage
 
@@ -165,3 +165,16 @@ def test_an_abdomen_below_the_lungs_is_told_so(scans):
     abdomen = image[:, :, : max(8, lowest - 2)]
     with pytest.raises(NoLungError, match="No lung was found"):
         find_lungs(abdomen, name="an abdomen")
+
+
+def test_the_closing_is_that_of_itk():
+    rng = np.random.default_rng(0)
+    for shape in ((40, 50, 45), (20, 31, 9), (5, 4, 3)):
+        mask = ndimage.gaussian_filter(rng.standard_normal(shape), 1.5) > 0.05
+        mask[:3] |= rng.random(mask[:3].shape) > 0.9
+        padded = sitk.ConstantPad(sitk.GetImageFromArray(mask.astype(np.uint8)), [6] * 3, [6] * 3, 0)
+        for radius in (1, 2, 3):
+            wanted = sitk.Crop(
+                sitk.BinaryMorphologicalClosing(padded, [radius] * 3, sitk.sitkBall), [6] * 3, [6] * 3
+            )
+            assert np.array_equal(_closed(mask, radius), sitk.GetArrayFromImage(wanted) > 0)

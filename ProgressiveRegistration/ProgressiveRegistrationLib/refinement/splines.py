@@ -29,7 +29,9 @@ class SplineAt:
         self._along_x, wy, wz = weights.unbind(1)
         self._across = (wz[:, :, None] * wy[:, None]).view(-1)
         self._wide = d, h, w = [n + 2 for n in grid.shape]
-        self._rows = d * h * w - 3  # each begins at a node of the wider lattice, and goes on through the next 3
+        self._rows = (
+            d * h * w - 3
+        )  # each begins at a node of the wider lattice, and goes on through the next 3
         x, y, z = low.to(torch.int32).T
         taps = torch.arange(4, dtype=torch.int32, device=device)
         rows = (z[:, None] + taps)[:, :, None] * h + (y[:, None] + taps)[:, None]
@@ -42,7 +44,9 @@ class SplineAt:
 
     def value(self, nodes: torch.Tensor) -> torch.Tensor:
         """(n, 3) of nodes (3, D, H, W)."""
-        rows = _wider(nodes).permute(1, 2, 3, 0).contiguous().as_strided((self._rows, 12), (3, 1)).contiguous()
+        rows = (
+            _wider(nodes).permute(1, 2, 3, 0).contiguous().as_strided((self._rows, 12), (3, 1)).contiguous()
+        )
         if self._sparse:
             found = F.embedding_bag(
                 self._index,
