@@ -365,7 +365,7 @@ def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
-    """By ITK's ball: offsets of at most ``radius`` + 1/2 voxels. Within ``radius`` of the border False is left."""
+    """By ITK's ball: offsets of ``radius`` + 1/2 voxels at most. False within ``radius`` of the border."""
     rows = [mask]  # rows[w]: dilated by w along x
     for w in range(1, radius + 1):
         grown = rows[-1].copy()

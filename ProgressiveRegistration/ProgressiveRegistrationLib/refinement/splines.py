@@ -15,8 +15,9 @@ SLAB_POINTS = 200_000
 class SplineAt:
     """The cubic B-splines of an LPS-aligned node lattice at LPS points (n, 3): a sparse matrix.
 
-    64 nodes a point: 16 rows of 4 neighbours along x, 12 numbers that lie side by side. 0 past the lattice, and
-    at its border where the nodes there are 0. ``sparse``: the CPU's libraries do the sums; None: on a CPU.
+    64 nodes a point: 16 rows of 4 neighbours along x, 12 numbers that lie side by side. 0 past the lattice,
+    and at its border where the nodes there are 0. ``sparse``: the CPU's libraries do the sums; None: on a
+    CPU.
     """
 
     def __init__(self, grid: Grid, points: torch.Tensor, *, sparse: bool | None = None) -> None:
