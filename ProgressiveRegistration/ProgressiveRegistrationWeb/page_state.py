@@ -19,8 +19,8 @@ MODULE = {
 # Shown by the client when the server is gone; page.js then waits for it and loads the page again.
 LOST = (
     '<main id="connection-lost" role="alert"><h1>Connection lost</h1><p>The server stopped or cannot be '
-    "reached. This page opens again by itself when the server is back; what was not downloaded is then "
-    "gone.</p></main>"
+    "reached. This page opens again by itself when it can. If the server was started anew by then, what "
+    "was not downloaded is gone.</p></main>"
 )
 SIDES = {"fixed": "Fixed (stays)", "moving": "Moving (is aligned to it)"}
 WHAT = {"": "image", "_landmarks": "landmarks", "_mask": "lung mask"}

@@ -84,7 +84,7 @@ def _serve(options: Options, folder: Path, tell) -> None:
 
     try:
         # Not asyncio.run: it would wait for threads that nobody waits for any more.
-        loop.run_until_complete(_run(server, app, options))
+        loop.run_until_complete(_run(server, app, options, tell))
     except OSError as error:
         raise InputError(
             f"The server cannot listen on {options.host}, port {options.port}: {error.strerror or error}; "
@@ -94,16 +94,22 @@ def _serve(options: Options, folder: Path, tell) -> None:
         routes.clean()
 
 
-async def _run(server, app, options: Options) -> None:
+async def _run(server, app, options: Options, tell) -> None:
     """Serve until SIGINT or SIGTERM; a running registration is cancelled then."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     loop.set_exception_handler(_report)
+
+    def stop(number: signal.Signals) -> None:
+        tell(f"Stopping: {number.name} was sent to the server.")
+        told.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, stop, number)
     serving = loop.create_task(
         server.start(
             host=options.host,
             port=options.port,
+            timeout=0,  # else it ends, and the work with it, when no tab was open for five minutes
             exec_mode="coroutine",
             thread=True,  # the signals are ours
             show_connection_info=False,
@@ -116,6 +122,7 @@ async def _run(server, app, options: Options) -> None:
     if serving.done():
         stopping.cancel()
         serving.result()
+        tell("The server was closed.")
         return
     app.close()
     try:

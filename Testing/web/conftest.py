@@ -52,10 +52,12 @@ class Server:
         ]
         paths = [str(REPOSITORY / "ProgressiveRegistration"), os.environ.get("PYTHONPATH", "")]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})}
+        env.setdefault("PYTHONFAULTHANDLER", "1")  # a crash tells where
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=REPOSITORY
         )
         self.lines: list[str] = []
+        self.mourned = False
         self._ready = threading.Event()
         self.url = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -77,6 +79,30 @@ class Server:
     def port(self) -> int:
         return int(re.search(r":(\d+)/", self.url).group(1))
 
+    def ended(self, seconds: float = 0) -> str | None:
+        """How it ended before its time and what it said last; None if it runs for some seconds more."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            if not any(line.startswith("Stopping") for line in self.lines):
+                return None
+            self.process.wait(20)
+        self._reader.join(20)
+        return f"The page's server ended with exit code {self.process.returncode}. {self.last_words()}"
+
+    def last_words(self) -> str:
+        """Its latest output."""
+        return "Its latest output:\n" + ("".join(self.lines[-60:]) or "(none)\n")
+
+    def close(self) -> None:
+        """The end of a fixture: it must have run until now, and end in order."""
+        how = self.ended()
+        code = self.stop()
+        if not self.mourned:
+            assert how is None, how
+            assert code == 0, self.last_words()
+            assert not [line for line in self.lines if "Traceback" in line], "".join(self.lines)
+
     def stop(self, how: int = signal.SIGTERM) -> int:
         """End it; returns the exit code."""
         if self.process.poll() is None:
@@ -90,6 +116,30 @@ class Server:
         self._reader.join(20)
         self.process.stdout.close()
         return self.process.returncode
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A server that died fails one test, with its own words; the tests that need it after that are skipped.
+
+    Every failure shows what the server said.
+    """
+    servers = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Server)]
+    for server in servers:
+        if server.mourned:
+            pytest.skip("the page's server died in an earlier test, which failed")
+        how = server.ended()
+        if how is not None:
+            server.mourned = True
+            pytest.fail(f"Between two tests: {how}", pytrace=False)
+    try:
+        return (yield)
+    except Exception:
+        for server in servers:
+            how = server.ended()
+            server.mourned = how is not None
+            item.add_report_section("call", "the page's server", how or server.last_words())
+        raise
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,15 @@ expect.set_options(timeout=SOON)
 
 
 class Driver:
-    """One tab; ``problems`` collects what the browser complained about."""
+    """One tab; ``problems`` collects what the browser complained about.
 
-    def __init__(self, browser, url: str, width: int = 1280, height: int = 800, **context) -> None:
+    With ``server`` it is closed when that process ends, so that nobody waits for a dead server's answer.
+    """
+
+    def __init__(
+        self, browser, url: str, width: int = 1280, height: int = 800, *, server=None, **context
+    ) -> None:
+        self._server = server
         self.context = browser.new_context(
             viewport={"width": width, "height": height}, accept_downloads=True, **context
         )
@@ -33,8 +39,14 @@ class Driver:
         self.page.on(
             "dialog", lambda dialog: (self.problems.append("a dialog: " + dialog.message), dialog.dismiss())
         )
+        self.page.on("websocket", lambda socket: socket.on("close", lambda _: self._left_alone()))
         self.page.goto(url)
         expect(self.page.get_by_role("heading", name="Progressive Registration")).to_be_visible(timeout=LONG)
+
+    def _left_alone(self) -> None:
+        """A websocket was closed: by a reload, or by the server's end."""
+        if self._server is not None and self._server.ended(0.5):
+            self.context.close()
 
     def close(self) -> None:
         self.context.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -128,7 +130,7 @@ def open_server(web, tmp_path_factory):
     """Without a token, on loopback."""
     started = Server("--max-upload", 1, "--output", tmp_path_factory.mktemp("output"))
     yield started
-    assert started.stop() == 0
+    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def closed_server(web):
     started.url = started.url.replace("0.0.0.0", "127.0.0.1")
     assert TOKEN not in "".join(started.lines), "the token is not printed"
     yield started
-    assert started.stop() == 0
+    started.close()
 
 
 def test_a_foreign_name_that_points_here_is_not_answered(open_server):
@@ -401,3 +403,27 @@ def test_nothing_is_written_outside_the_output_folder(web, browser, tmp_path):
         ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, check=True
     ).stdout
     assert after == status
+
+
+def test_the_server_stays_when_no_tab_is_open(web, tmp_path):
+    """trame's servers end after 300 s without a browser, and what was not downloaded with them. Here such
+    waits are a hundred times shorter."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import wslink\n"
+        "wait = wslink.schedule_coroutine\n"
+        "wslink.schedule_coroutine = lambda delay, *a, **k: wait(delay / 100, *a, **k)\n"
+    )
+    paths = [str(tmp_path), str(REPOSITORY / "ProgressiveRegistration"), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    with contextlib.closing(Server(environment=environment)) as server:
+        assert websocket(server.url) == 101, "a tab that is closed at once"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(8)
+        assert server.ended() is None, server.ended()
+        assert ask(server.url + "alive") == (200, "yes")
+
+
+def test_a_server_that_is_told_to_stop_says_by_what(web):
+    server = Server()
+    assert server.stop(signal.SIGINT) == 0
+    assert "SIGINT was sent to the server" in server.lines[-1]
