@@ -179,6 +179,7 @@ class Fusion:
             node.SetBackgroundVolumeID(background)
             node.SetForegroundVolumeID(foreground)
             node.SetForegroundOpacity(opacity)
+        overlays.update_legends()
 
     @staticmethod
     def _set_opacities(opacity: float) -> None:

@@ -19,9 +19,17 @@ OUTSIDE_HU = -1e6  # in a difference: beyond the moving volume
 MOST_HU = 2e4  # what a difference can be
 OVERLAY_MM = 3.0  # lattice of the Jacobian overlay; the Jacobian volume has the field's own
 GRID_MM = 15.0
+LEGEND_SIZE = (0.12, 0.45)  # of the view's width and height; upright
+LEGEND_PLACES = (  # right, left, below: the first that is free is taken
+    (0.95, 0.5, "Vertical"),
+    (0.05, 0.5, "Vertical"),
+    (0.5, 0.05, "Horizontal"),
+)
 DIVERGING = "ProgressiveRegistration blue to red"
 DISTANCE = "ProgressiveRegistration error"
 TRUST = "ProgressiveRegistration trust"
+DISPLACEMENT = "ProgressiveRegistration displacement"
+DISTANCE_COLOURS = [(0.0, 0.8, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)]
 
 
 def difference(fixed, moving) -> np.ndarray:
@@ -56,7 +64,7 @@ def diverging_table():
 
 def distance_table():
     """Cyan over yellow to red, made once a scene. Slicer's rainbows start with red."""
-    return _table(DISTANCE, [(0.0, 0.8, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
+    return _table(DISTANCE, DISTANCE_COLOURS)
 
 
 def trust_table():
@@ -99,10 +107,32 @@ def add_legend(node, title: str):
     legend.SetTitleText(title)
     legend.SetLabelFormat("%.1f")
     legend.SetNumberOfLabels(5)
-    legend.SetSize(0.12, 0.45)
+    legend.SetSize(*LEGEND_SIZE)
+    _place_legend(legend)
     legend.SetVisibility(True)
     legend.SetSaveWithScene(node.GetDisplayNode().GetSaveWithScene())
     return legend
+
+
+def _place_legend(legend) -> None:
+    """Where no other colour bar lies; beside the others, the last place is shared."""
+    others = [each for each in _legends() if each is not legend and each.GetVisibility()]
+    taken = {tuple(round(v, 2) for v in other.GetPosition()[:2]) for other in others}
+    free = [place for place in LEGEND_PLACES if place[:2] not in taken]
+    x, y, orientation = (free or LEGEND_PLACES[-1:])[0]
+    legend.SetOrientation(getattr(slicer.vtkMRMLColorLegendDisplayNode, orientation))
+    legend.SetPosition(x, y)
+
+
+def update_legends() -> None:
+    """Call it when the slice views got other layers: Slicer looks at a volume's colour bar only when the bar
+    itself changes, or when a person changes the layers."""
+    for legend in _legends():
+        legend.Modified()
+
+
+def _legends() -> list:
+    return slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
 
 
 def remove_legend(node) -> None:
@@ -120,35 +150,61 @@ def grid_shown(transform) -> bool:
     return display is not None and bool(display.GetVisibility())
 
 
-def show_grid(transform, shown: bool, largest_mm: float = 30.0) -> None:
-    """Show or hide a transform as a warped grid in slice and 3D views, coloured by how far it moves (mm)."""
-    if shown:
-        transform.CreateDefaultDisplayNodes()
+def show_grid(transform, region, between: tuple[float, float] = (0.0, 30.0)) -> None:
+    """Show a transform as a warped grid in the slice views and, over the volume ``region``, in the 3D views,
+    coloured by how far it moves: cyan to red ``between`` these mm."""
+    transform.CreateDefaultDisplayNodes()
     display = transform.GetDisplayNode()
-    if display is None:
-        return
-    if shown:
-        display.SetVisualizationMode(slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
-        display.SetGridSpacingMm(GRID_MM)
-        display.SetGridShowNonWarped(False)
-        display.SetAndObserveColorNodeID(distance_table().GetID())
-        display.SetScalarVisibility(True)
-        display.SetAutoScalarRange(False)
-        display.SetScalarRange(0.0, largest_mm)
-    display.SetVisibility(shown)
-    display.SetVisibility2D(shown)
-    display.SetVisibility3D(shown)
-    if shown:
-        add_legend(transform, _("Displacement (mm)"))
-    else:
+    display.SetVisualizationMode(slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
+    display.SetGridSpacingMm(GRID_MM)
+    display.SetGridShowNonWarped(False)
+    display.SetAndObserveRegionNode(region)  # without one nothing is drawn in 3D
+    display.SetAndObserveColorNodeID(_displacement_colours(transform, *between).GetID())
+    display.SetScalarVisibility(True)
+    display.SetAutoScalarRange(False)
+    display.SetScalarRange(*between)
+    for show in (display.SetVisibility, display.SetVisibility2D, display.SetVisibility3D):
+        show(True)
+    add_legend(transform, _("Displacement (mm)"))
+
+
+def hide_grid(transform) -> None:
+    """Take away what ``show_grid`` added."""
+    display = transform.GetDisplayNode()
+    if display is not None:
+        for show in (display.SetVisibility, display.SetVisibility2D, display.SetVisibility3D):
+            show(False)
         remove_legend(transform)
+        slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetFirstNodeByName(_colours_name(transform)))
 
 
-def largest_displacement(transform, fixed) -> float:
-    """mm: the farthest that a transform moves a point of the fixed volume (sampled coarsely)."""
+def _displacement_colours(transform, low: float, high: float):
+    """The transform's own colours: those of a transform are a function of mm, not a table, which Slicer would
+    replace by its own (``vtkMRMLTransformDisplayNode.GetColorMap``)."""
+    name = _colours_name(transform)
+    node = slicer.mrmlScene.GetFirstNodeByName(name)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", name)
+        node.SetHideFromEditors(True)
+    function = vtk.vtkColorTransferFunction()
+    for share, colour in zip((0.0, 0.5, 1.0), DISTANCE_COLOURS):
+        function.AddRGBPoint(low + share * (high - low), *colour)
+    node.SetAndObserveColorTransferFunction(function)
+    return node
+
+
+def _colours_name(transform) -> str:
+    return f"{DISPLACEMENT} {transform.GetID()}"
+
+
+def displacements(transform, fixed) -> tuple[float, float]:
+    """mm: between which a transform's displacements in the fixed volume lie (sampled coarsely), for colours:
+    from 0 on, where they begin near it."""
     cover = mrml.volume_grid(fixed, without=transform)
     points = cover.with_spacing(np.maximum(cover.spacing, 20.0)).points().reshape(-1, 3).astype(float)
-    return float(np.linalg.norm(mrml.point_map(transform)(points) - points, axis=1).max())
+    moved = np.linalg.norm(mrml.point_map(transform)(points) - points, axis=1)
+    low, high = float(moved.min()), max(1.0, float(moved.max()))
+    return (low if low > high / 2 and high - low > 1.0 else 0.0), high
 
 
 def temporary_volume(name: str, values: np.ndarray, ijk_to_ras: np.ndarray):

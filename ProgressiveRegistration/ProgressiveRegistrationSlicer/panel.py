@@ -520,6 +520,8 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             p = self._parameterNode
             p.fusionMode = FusionMode.OFF
             result, earlier = self._results.pop()
+            if overlays.grid_shown(result.transform):
+                overlays.hide_grid(result.transform)
             shown = result.transform is not None and p.evaluatedTransform is result.transform
             result.undo()
             if shown:
@@ -547,11 +549,11 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         transform = p.evaluatedTransform
         with self._errorsShown():
             if overlays.grid_shown(transform):
-                overlays.show_grid(transform, False)
+                overlays.hide_grid(transform)
                 return
             volume = p.fixedVolume
-            largest = overlays.largest_displacement(transform, volume) if volume is not None else 30.0
-            overlays.show_grid(transform, True, max(1.0, largest))
+            between = (0.0, 30.0) if volume is None else overlays.displacements(transform, volume)
+            overlays.show_grid(transform, volume, between)
 
     def onFitButton(self, clicked=None) -> None:
         p = self._parameterNode

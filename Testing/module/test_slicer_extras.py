@@ -26,6 +26,7 @@ from slicer_harness.fixtures import (
     motion_lps,
     rotation,
 )
+from slicer_harness.three_d_view import ThreeDView
 
 
 def register(fixed, moving, answer=None, **options):
@@ -279,18 +280,61 @@ def test_difference_and_jacobian_are_what_they_say(scene):
     result.undo()
 
 
+def bars(picture, without) -> list[str]:
+    """Where a view has a colour bar that another picture of it lacks: an upright one has columns of at least
+    30 changed pixels in the outer quarter of its side."""
+    columns = (np.abs(picture.astype(int) - without).max(-1) > 60).sum(0)
+    quarter = len(columns) // 4
+    sides = {"left": columns[:quarter], "right": columns[-quarter:]}
+    return [side for side, part in sides.items() if (part > 30).any()]
+
+
+def hide_legends(shown: bool) -> None:
+    for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
+        legend.SetVisibility(shown)
+
+
 def test_warped_grid_has_a_legend_and_goes_again(scene):
     fixed, moving = add_pair()
     result = register(fixed, moving)
-    overlays.show_grid(result.transform, True, overlays.largest_displacement(result.transform, fixed))
+    nodes = scene.GetNumberOfNodes()
+    overlays.show_grid(result.transform, fixed, overlays.displacements(result.transform, fixed))
     display = result.transform.GetDisplayNode()
     assert overlays.grid_shown(result.transform)
-    assert display.GetScalarRange()[1] == pytest.approx(10, abs=3)
+    assert display.GetScalarRange() == (0.0, pytest.approx(10, abs=3))
     legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
     assert [legend.GetTitleText() for legend in legends] == ["Displacement (mm)"]
-    overlays.show_grid(result.transform, False)
+    overlays.hide_grid(result.transform)
     assert not overlays.grid_shown(result.transform)
     assert not slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    scene.RemoveNode(display)
+    assert scene.GetNumberOfNodes() == nodes
+
+
+def test_warped_grid_is_drawn_in_3d_in_the_colours_of_its_bar(scene):
+    fixed, moving = add_pair()
+    view = ThreeDView()
+    result = register(fixed, moving)
+    empty = view.image()
+    overlays.show_grid(result.transform, fixed, (2.0, 12.0))
+    with_bar = view.image()
+    hide_legends(False)
+    without_bar = view.image()
+    assert (np.abs(without_bar.astype(int) - empty).max(-1) > 30).mean() > 0.02, "the grid is drawn"
+    assert bars(with_bar, without_bar) == ["right"], "its bar, too"
+    colours = result.transform.GetDisplayNode().GetColorMap()  # what the grid is drawn with
+    assert colours.GetRange() == (2.0, 12.0)
+    np.testing.assert_allclose(colours.GetColor(7.0), overlays.DISTANCE_COLOURS[1], atol=0.01)
+
+
+def test_displacements_of_a_pair_far_apart_are_coloured_from_the_least_to_the_most(scene):
+    fixed, _moving = add_pair()
+    grid = Grid.from_image(mrml.image_from_volume(fixed))
+    far = DisplacementField.from_affine(grid, Affine(np.diag([1.3, 1.0, 1.0]), np.array([0.0, 0.0, 35.0])))
+    node = scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    mrml.set_transform(node, mrml.transform_data(far, grid))
+    low, high = overlays.displacements(node, fixed)
+    assert 34.9 < low < high - 1.0 < 45.0
 
 
 # ---------- sequences
@@ -446,6 +490,25 @@ def test_start_from_landmarks_through_the_panel(filled):
     assert run_log.read(p.evaluatedTransform)["start"] == "Fit to landmarks"
 
 
+def test_colour_bars_lie_beside_each_other(filled):
+    panel = filled
+    view = slicer.app.layoutManager().sliceWidget("Red")
+    view.image()
+    panel.ui.applyButton.click()
+    finish(panel)
+    panel.ui.fusionComboBox.setCurrentText("Difference in HU")
+    panel.ui.gridButton.click()
+    panel.ui.vectorsButton.click()
+    legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+    assert len({legend.GetPosition() for legend in legends}) == len(legends) == 3
+    shown = view.image()
+    hide_legends(False)
+    assert bars(shown, view.image()) == ["left", "right"]
+    panel.ui.undoButton.click()
+    colours = slicer.util.getNodesByClass("vtkMRMLProceduralColorNode")
+    assert not [node for node in colours if node.GetName().startswith(overlays.DISPLACEMENT)]
+
+
 def test_lungs_that_are_not_there_are_said_and_leave_nothing_behind(filled):
     panel = filled
     nodes = slicer.mrmlScene.GetNumberOfNodes()
@@ -468,6 +531,10 @@ def test_overlays_have_a_colour_bar_and_leave_nothing_behind(filled, mode, title
     panel.ui.fusionComboBox.setCurrentText(mode)
     legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
     assert [legend.GetTitleText() for legend in legends] == [title]
+    view = slicer.app.layoutManager().sliceWidget("Red")
+    shown = view.image()
+    hide_legends(False)
+    assert bars(shown, view.image()) == ["right"], "the bar is drawn"
     assert panel.ui.opacitySlider.enabled == (mode == "Local volume change")
     panel.ui.fusionComboBox.setCurrentText("Off")
     assert not slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")

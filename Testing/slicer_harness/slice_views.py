@@ -20,9 +20,9 @@ class SliceView:
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
-        logics = application_logic.GetSliceLogics()
-        if logics is not None:
-            logics.AddItem(self.logic)
+        if application_logic.GetSliceLogics() is None:
+            application_logic.SetSliceLogics(vtk.vtkCollection())
+        application_logic.GetSliceLogics().AddItem(self.logic)
         node = self.logic.AddSliceNode(name)
         node.SetOrientation(orientation or ORIENTATIONS[name])
         node.SetDimensions(*size, 1)
@@ -53,6 +53,8 @@ class SliceView:
             "vtkMRMLModelSliceDisplayableManager",
             "vtkMRMLMarkupsDisplayableManager",
             "vtkMRMLSegmentationsDisplayableManager2D",
+            "vtkMRMLTransformsDisplayableManager2D",
+            "vtkMRMLColorLegendDisplayableManager",
         ):
             if not factory.IsDisplayableManagerRegistered(manager):
                 factory.RegisterDisplayableManager(manager)
@@ -82,14 +84,19 @@ class SliceView:
             self._make_window()
         self.mrmlSliceNode().SetDimensions(*self.size, 1)
         self.logic.UpdatePipeline()
-        self._window.Render()
-        grab = vtk.vtkWindowToImageFilter()
-        grab.SetInput(self._window)
-        grab.ReadFrontBufferOff()
-        grab.Update()
-        out = grab.GetOutput()
-        values = numpy_support.vtk_to_numpy(out.GetPointData().GetScalars())
-        return values.reshape(out.GetDimensions()[1], out.GetDimensions()[0], -1)[::-1, :, :3].copy()
+        return picture_of(self._window)
+
+
+def picture_of(window) -> np.ndarray:
+    """(rows, columns, 3) uint8 of a render window."""
+    window.Render()
+    grab = vtk.vtkWindowToImageFilter()
+    grab.SetInput(window)
+    grab.ReadFrontBufferOff()
+    grab.Update()
+    out = grab.GetOutput()
+    values = numpy_support.vtk_to_numpy(out.GetPointData().GetScalars())
+    return values.reshape(out.GetDimensions()[1], out.GetDimensions()[0], -1)[::-1, :, :3].copy()
 
 
 class LayoutManager:
@@ -127,6 +134,9 @@ class LayoutManager:
 
     def sliceViewNames(self):
         return list(self._orientations())
+
+    def mrmlSliceLogics(self):
+        return self._logic.GetSliceLogics()
 
     def sliceWidget(self, name):
         view = self._views.get(name)
