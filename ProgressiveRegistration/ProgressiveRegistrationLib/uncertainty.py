@@ -2,11 +2,11 @@
 
 What is looked at (``signs``) costs a few seconds and needs nothing but the two images and the field:
 whether the images would match better a little to the side, how sharply the match gets worse there, how well
-it matches at all, how much structure there is, how the field bends, how near the pleura is; and, where a
-registration back was made, how far there and back is from the start. A small model, fitted to phantoms
-whose true error is known (``Testing/benchmark/uncertainty_study.py``), turns them into an expected error.
-It knows errors like those of the phantoms: a pair of different patients, a missing lung or an image of
-another kind it does not.
+it matches at all, how much structure there is, how the field bends, how near the pleura is, how all this is
+in the surroundings; and, where a registration back was made, how far there and back is from the start. A
+small model, fitted to phantoms whose true error is known (``Testing/benchmark/uncertainty_study.py``), turns
+them into an expected error. It knows errors like those of the phantoms: a pair of different patients, a
+missing lung or an image of another kind it does not.
 """
 
 from __future__ import annotations
@@ -30,11 +30,31 @@ SPACING_MM = 4.0
 VOXEL_MM = 2.0  # of the feature lattices
 OFFSETS_MM = (2.0, 4.0)  # how far aside the match is tried, along x, y and z
 SMOOTHING_MM = 5.0  # sd of the Gaussian over which a match is judged
+AROUND_MM = 12.0  # and over which the surroundings are: a field is smooth, so are its errors
 NOISE = 2e-3  # as the refinement's
 COARSE_MM = 3.0  # voxels (geometric mean) from which on the calibration does not hold
 DISTRUST_MM = 3.0  # expected error from which on a place is marked as not to be trusted
 MODEL = Path(__file__).parent / "uncertainty_model.json"
-SIGNS = ("aside", "sharpness", "mismatch", "structure", "strain", "pleura", "there_and_back")
+SURROUNDING = ("aside", "mismatch", "structure")  # signs that are looked at in the surroundings, too
+SIGNS = (
+    "aside",
+    "sharpness",
+    "mismatch",
+    "structure",
+    "strain",
+    "pleura",
+    *(f"{sign}_around" for sign in SURROUNDING),
+    "there_and_back",
+)
+FLOORS = {
+    "aside": 0.05,
+    "sharpness": 1e-4,
+    "mismatch": 1e-3,
+    "structure": 1e-4,
+    "strain": 1e-3,
+    "pleura": 2.0,
+    "there_and_back": 0.05,
+}  # added before the logarithm
 
 
 @dataclass(frozen=True)
@@ -42,16 +62,21 @@ class Uncertainty:
     """Expected error in mm on a grid of about 4 mm over the fixed image's lungs.
 
     ``expected``: (z, y, x) float32, NaN outside the lungs; ``figures``: mean, median, p95, max (mm), share
-    above ``DISTRUST_MM``, ``notes`` that a user should see.
+    above ``DISTRUST_MM``, ``calibrated`` (for voxels as these images have), ``notes`` for the user.
     """
 
     grid: Grid
     expected: np.ndarray
     figures: dict[str, Any]
 
-    def image(self, outside: float = 0.0) -> sitk.Image:
-        """The map as a float32 image, ``outside`` beyond the lungs."""
-        return self.grid.image(np.where(np.isfinite(self.expected), self.expected, np.float32(outside)))
+    def image(self, outside: float = np.nan) -> sitk.Image:
+        """The map as a float32 image, ``outside`` beyond the lungs; it says what it is, and how far to be
+        trusted.
+        """
+        image = self.grid.image(np.where(np.isfinite(self.expected), self.expected, np.float32(outside)))
+        image.SetMetaData("quantity", "expected error of a registration, mm")
+        image.SetMetaData("calibration", " ".join(self.figures["notes"]) or self.figures["calibration"])
+        return image
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """(n,) mm at LPS points (n, 3): of the nearest voxel; NaN where that is not lung."""
@@ -91,6 +116,7 @@ def uncertainty(
     expected = np.full(grid.shape, np.nan, np.float32)
     expected[lungs] = predict(model, found)
     values = expected[lungs].astype(float)
+    notes = _notes(fixed, moving)
     return Uncertainty(
         grid,
         expected,
@@ -103,7 +129,8 @@ def uncertainty(
             "distrust_percent": float(100 * np.mean(values > DISTRUST_MM)),
             "backward": backward is not None,
             "calibration": _model()["about"],
-            "notes": _notes(fixed, moving),
+            "calibrated": not notes,
+            "notes": notes,
         },
     )
 
@@ -122,7 +149,8 @@ def signs(
 
     ``aside`` mm to where the images match best nearby; ``sharpness`` of the match, 1/mm^2; ``mismatch`` as
     a share of what unrelated places differ by; ``structure`` intensity per voxel (``distinctness``);
-    ``strain`` mm/mm; ``pleura`` mm to it; ``there_and_back`` mm.
+    ``strain`` mm/mm; ``pleura`` mm to it; ``there_and_back`` mm; ``<sign>_around``: the mean of a sign over
+    the surroundings (Gaussian of sd ``AROUND_MM``, inside the lungs).
     """
     import torch
 
@@ -176,6 +204,7 @@ def signs(
         "strain": _strain(reached, places),
         "pleura": ndimage.distance_transform_edt(lungs, grid.spacing[::-1])[lungs],
     }
+    out.update({f"{sign}_around": _smoothed(out[sign], lungs, grid, AROUND_MM) for sign in SURROUNDING})
     if backward is not None:
         back = np.linalg.norm(backward.warp_points(field.warp_points(places)) - places, axis=1)
         out["there_and_back"] = _smoothed(back, lungs, grid)
@@ -189,15 +218,8 @@ def lung_box_grid(grid: Grid) -> Grid:
 
 def terms(found: dict[str, np.ndarray]) -> np.ndarray:
     """(n, terms): what the model is linear in: the signs' logarithms, their squares and products."""
-    floor = {
-        "aside": 0.05,
-        "sharpness": 1e-4,
-        "mismatch": 1e-3,
-        "structure": 1e-4,
-        "strain": 1e-3,
-        "pleura": 2.0,
-    }
-    logs = [np.log(np.asarray(found[s], float) + floor.get(s, 0.05)) for s in SIGNS if s in found]
+    given = [s for s in SIGNS if s in found]
+    logs = [np.log(np.asarray(found[s], float) + FLOORS[s.removesuffix("_around")]) for s in given]
     products = [a * b for k, a in enumerate(logs) for b in logs[k:]]
     return np.stack([*logs, *products], 1)
 
@@ -225,9 +247,9 @@ def _model() -> dict[str, Any]:
     return json.loads(MODEL.read_text(encoding="utf-8"))
 
 
-def _smoothed(values: np.ndarray, lungs: np.ndarray, grid: Grid) -> np.ndarray:
+def _smoothed(values: np.ndarray, lungs: np.ndarray, grid: Grid, sd_mm: float = SMOOTHING_MM) -> np.ndarray:
     """(n,) values at the lungs' voxels, averaged over the lungs by a Gaussian."""
-    sigma = [SMOOTHING_MM / s for s in grid.spacing[::-1]]
+    sigma = [sd_mm / s for s in grid.spacing[::-1]]
     full = np.zeros(lungs.shape)
     full[lungs] = values
     weight = ndimage.gaussian_filter(lungs.astype(float), sigma, truncate=3)

@@ -154,6 +154,8 @@ def add_map(name: str, image: sitk.Image, colours: str, limits: tuple, unit: str
     lowest = float(values[known].min()) if known.any() else 1.0
     outside = 0.0 if lowest > 0 else lowest - 1.0  # what does not fill, or shrinks, is to be seen, too
     mrml.update_volume(node, _with(image, np.where(known, values, outside).astype(np.float32)))
+    if image.HasMetaDataKey("calibration"):
+        node.SetDescription(image.GetMetaData("calibration"))
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(_colour_table(colours).GetID())

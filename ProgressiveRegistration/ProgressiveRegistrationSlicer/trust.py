@@ -47,7 +47,7 @@ def worst_place(found: Uncertainty) -> np.ndarray:
 
 
 def trust_text(found: Uncertainty) -> str:
-    """The map in a sentence or two."""
+    """The map in a sentence or two, and what the engine says against it."""
     figures = found.figures
     told = _(
         "Expected error in the lungs: mean {mean:.1f} mm, 95 % of places below {p95:.1f} mm, largest "
@@ -61,4 +61,4 @@ def trust_text(found: Uncertainty) -> str:
         rest = _("Nowhere in the lungs is it above {limit:.0f} mm.").format(
             limit=figures["distrust_above_mm"]
         )
-    return f"{told} {rest}"
+    return " ".join([told, rest, *figures["notes"]])

@@ -60,10 +60,13 @@ def test_coarse_images_are_told_to_be_beyond_the_calibration(pair):
     whole = Grid.from_image(pair.fixed)
     still = DisplacementField.identity(whole.with_spacing(8.0))
     coarse, fine = (whole.with_spacing(mm).resample(pair.fixed) for mm in (5.0, 2.5))
-    notes = uncertainty(coarse, coarse, still, pair.exhale_lungs).figures["notes"]
-    assert len(notes) == 1
-    assert "these have 5." in notes[0]
-    assert uncertainty(fine, fine, still, pair.exhale_lungs).figures["notes"] == []
+    doubtful, sound = (uncertainty(i, i, still, pair.exhale_lungs) for i in (coarse, fine))
+    assert len(doubtful.figures["notes"]) == 1
+    assert "these have 5." in doubtful.figures["notes"][0]
+    assert "take it as a hint" in doubtful.image().GetMetaData("calibration")
+    assert sound.figures["notes"] == []
+    assert "fitted on seeds" in sound.image().GetMetaData("calibration")
+    assert (doubtful.figures["calibrated"], sound.figures["calibrated"]) == (False, True)
 
 
 def test_model_says_how_it_did_on_phantoms_it_was_not_fitted_on():
@@ -76,11 +79,12 @@ def test_model_says_how_it_did_on_phantoms_it_was_not_fitted_on():
         assert np.all(np.diff(entry["errors_mm"]) >= 0)
         assert np.all(np.diff(entry["scores"]) > 0)
         for checked in entry["checked"].values():  # results, spoiled results, the network alone
-            # wanted: 0.6. One chest of eight is at 0.59 without the way back, the rest above.
+            # wanted: 0.6. One chest of eight is at 0.59 without the way back, the rest at 0.61 and more.
             assert len(checked["seeds"]) >= 6
-            assert min(checked["rank_correlation"]) >= (0.6 if name == "with_backward" else 0.58)
-            assert np.mean(checked["rank_correlation"]) >= 0.6
-            assert checked["pooled"] >= 0.65
+            low, *rest = sorted(checked["rank_correlation"])
+            assert low >= (0.6 if name == "with_backward" else 0.59)
+            assert min(rest) >= 0.6
+            assert checked["pooled"] >= 0.69
             expected, true = np.array(checked["reliability"]).T[:2]
             assert spearmanr(expected, true)[0] > 0.95
 
@@ -94,7 +98,9 @@ def test_register_maps_it_where_asked_for(capsys, tmp_path):
     assert report["uncertainty"]["backward"]
     assert report["uncertainty"]["mean_mm"] > 0
     image = sitk.ReadImage(str(tmp_path / "out" / "uncertainty.nrrd"))
-    assert sitk.GetArrayViewFromImage(image).max() == pytest.approx(report["uncertainty"]["max_mm"], abs=1e-3)
+    values = sitk.GetArrayViewFromImage(image)
+    assert np.isnan(values[0, 0, 0]), "beyond the lungs nothing is known"
+    assert np.nanmax(values) == pytest.approx(report["uncertainty"]["max_mm"], abs=1e-3)
     assert "Where not to trust it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Where not to trust it" not in (tmp_path / "plain" / "report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "plain" / "uncertainty.nrrd").exists()
@@ -126,6 +132,8 @@ def test_quality_report_names_what_is_outside_its_tolerance(capsys, pair, spoile
     assert verdicts["Transitivity over neighbouring phases"] == "not measured"
     assert verdicts["Lungs overlap (Dice)"] == "within"
     assert verdicts["Patient of both images (DICOM)"] == "not measured"
+    doubt = found["checks"][-1]  # these voxels are too coarse for its calibration: no verdict from it
+    assert (doubt["measured"], doubt["verdict"]) == ("not calibrated for these voxels", "not measured")
     assert found["inputs"]["fixed"]["sha256"] != found["inputs"]["moving"]["sha256"]
     assert (tmp_path / "qa" / "qa.pdf").read_bytes().startswith(b"%PDF")
     page = (tmp_path / "qa" / "qa.html").read_text(encoding="utf-8")

@@ -96,6 +96,7 @@ def test_map_is_made_on_demand_and_is_red_where_the_field_is_wrong(chosen, wrong
     message = panel.ui.messageLabel.text.replace("\u200b", "")
     assert "Expected error in the lungs: mean" in message
     assert "Do not trust it where it is red: above 3 mm" in message
+    assert "calibrated on voxels of 2 to 3 mm and these have 3.7 mm" in message
     # independent of the map: the bump's own place
     found = panel.fusion.trust
     near = np.linalg.norm(found.grid.points() - place, axis=-1) < 12

@@ -183,12 +183,12 @@ def checks(figures: dict[str, Any], tolerance: float) -> list[dict[str, Any]]:
     """
 
     def entry(
-        name: str, value: float | None, within: bool | None, measured: str, wanted: str
+        name: str, value: float | None, within: bool | None, measured: str, wanted: str, without: str = "–"
     ) -> dict[str, Any]:
         verdict = "not measured" if value is None else "within" if within else "outside"
         return {
             "name": name,
-            "measured": measured if value is not None else "–",
+            "measured": measured if value is not None else without,
             "tolerance": wanted,
             "verdict": verdict,
         }
@@ -202,7 +202,7 @@ def checks(figures: dict[str, Any], tolerance: float) -> list[dict[str, Any]]:
     off = lungs["volume_ratio_by_field"] / lungs["volume_ratio"] - 1
     transitivity = figures.get("transitivity_mm")
     doubt = figures.get("uncertainty")
-    expected = doubt["mean_mm"] if doubt else None
+    expected = doubt["mean_mm"] if doubt and doubt["calibrated"] else None
     limit = f"mean ≤ {tolerance:.1f} mm (largest voxel dimension, 2 to 3 mm)"
     return [
         entry(
@@ -267,6 +267,7 @@ def checks(figures: dict[str, Any], tolerance: float) -> list[dict[str, Any]]:
             expected is not None and expected <= tolerance,
             _doubt(doubt) if doubt else "",
             limit + " (this program's own)",
+            "not calibrated for these voxels" if doubt and not doubt["calibrated"] else "–",
         ),
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import SimpleITK as sitk
 
 from . import maps
@@ -18,7 +17,7 @@ DOUBT_COLOURS, DOUBT_MM = "YlOrRd", 5.0
 def doubt_planes(fixed: sitk.Image, mask: sitk.Image, found: Uncertainty) -> list[dict]:
     """Pictures on the report's planes: clear where the registration is sure, yellow to red "
     "where it is not."""
-    return maps.map_planes(fixed, mask, found.image(np.nan), DOUBT_COLOURS, 0, DOUBT_MM, fade=True)
+    return maps.map_planes(fixed, mask, found.image(), DOUBT_COLOURS, 0, DOUBT_MM, fade=True)
 
 
 def doubt_scale() -> str:

@@ -41,7 +41,12 @@ def draw_page(result: Result) -> str:
             "text": f"Expected error of the field to {r['uncertainty']['phase']}, the phase "
             "farthest away, mm: mean "
             f"{r['uncertainty']['mean_mm']:.2f}, 95th percentile "
-            f"{r['uncertainty']['p95_mm']:.2f}. Calibrated on phantoms.",
+            f"{r['uncertainty']['p95_mm']:.2f}. "
+            + (
+                "Calibrated on phantoms."
+                if r["uncertainty"]["calibrated"]
+                else "Not calibrated for voxels as coarse as these: a hint of where to look."
+            ),
             "planes": doubt_planes(fixed, mask, result.doubt),
             "scale": doubt_scale(),
         }

@@ -440,7 +440,7 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, work:
         for which in ("jacobian", "hu"):
             image(f"ventilation_{which}", result.breath.image(which, np.nan))
         image("zones", result.breath.grid.image(result.breath.zones))
-    image("uncertainty", result.doubt.image(np.nan))
+    image("uncertainty", result.doubt.image())
     if result.trajectories is not None:
         names["trajectories"] = "trajectories.csv"
         write_text(folder / names["trajectories"], result.trajectories.to_csv())
