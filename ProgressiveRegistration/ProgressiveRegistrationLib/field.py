@@ -20,10 +20,10 @@ from .errors import InputError, OutputError, memory_errors
 from .files import replacing
 from .formats import READ_FIELD_ENDINGS, transform_ending
 from .geometry import Affine, Box, Grid, continued, steps_to_cover
-from .images import warp_image
 from .itk import itk_message
 from .itk_hdf5 import write_hdf5
 from .progress import Stop, check
+from .warping import warp_by_field, warp_image
 
 FADE_MM = 40.0
 MAX_SPACING_MM = 2.5
@@ -147,8 +147,11 @@ class DisplacementField:
         label: bool = False,
         default: float | None = None,
     ) -> sitk.Image:
-        """moving(T(x)) on the reference's grid, in the moving image's type; see ``images.warp_image``."""
+        """moving(T(x)) on the reference's grid, in the moving image's type; see ``warping.warp_image``."""
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
+        along = np.abs(np.subtract(grid.direction, self.grid.direction)).max() < 1e-9
+        if along and self.displacement_is_affine_at_border():
+            return warp_by_field(moving, grid, self, label=label, default=default)
         return warp_image(moving, grid, self.transform_over(grid), label=label, default=default)
 
     # ---- algebra -------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from .geometry import Grid
 from .itk import quiet_itk
 from .reading import headers, nifti
 from .transform_parts import inverted
+from .warping import warp_image
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 NIFTYREG = b"NREG_TRANS"
@@ -49,6 +50,18 @@ class ItkField(DisplacementField):
         u = super().sample(points)
         u[~self.grid.contains(points)] = 0
         return u
+
+    def warp_image(
+        self,
+        moving: sitk.Image,
+        reference: Grid | sitk.Image,
+        *,
+        label: bool = False,
+        default: float | None = None,
+    ) -> sitk.Image:
+        """moving(T(x)), as ITK computes it: past the field's grid as well."""
+        grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
+        return warp_image(moving, grid, self.to_transform(), label=label, default=default)
 
     def covering(self, grid: Grid) -> DisplacementField:
         """Itself: there is nothing to continue."""

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .constants import NOTHING_HU
 from .errors import InputError, OutputError, memory_errors
 from .files import replacing
-from .geometry import Grid
 from .itk import itk_message, quiet_itk
 from .reading import dirlab, headers
 from .reading.dicom import is_dicom
@@ -104,53 +102,6 @@ def check_volume(image: sitk.Image, name: str) -> sitk.Image:
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"{name} has complex values; a CT in Hounsfield units is needed.")
     return image
-
-
-def warp_image(
-    moving: sitk.Image,
-    grid: Grid,
-    transform: sitk.Transform,
-    *,
-    label: bool = False,
-    default: float | None = None,
-) -> sitk.Image:
-    """moving(T(x)) on a grid, in the moving image's type.
-
-    Parameters
-    ----------
-    label : nearest neighbour instead of linear interpolation.
-    default : value where T(x) lies outside the moving image; None: 0 for labels, and for images -1024 or the
-        nearest to it that the image has room for (its own minimum).
-    """
-    if default is None:
-        default = 0.0 if label else _background(moving)
-    # ITK cuts fractions off when it writes whole numbers: round them ourselves
-    rounding = not label and "integer" in moving.GetPixelIDTypeAsString()
-    warped = sitk.Resample(
-        moving,
-        grid.size,
-        transform,
-        sitk.sitkNearestNeighbor if label else sitk.sitkLinear,
-        grid.origin,
-        grid.spacing,
-        grid.direction,
-        float(default),
-        _room_for(moving) if rounding else moving.GetPixelID(),
-    )
-    return sitk.Cast(sitk.Round(warped), moving.GetPixelID()) if rounding else warped
-
-
-def _room_for(image: sitk.Image) -> int:
-    """The smaller floating-point type that holds the image's whole numbers exactly."""
-    wide = any(bits in image.GetPixelIDTypeAsString() for bits in ("32-bit", "64-bit"))
-    return sitk.sitkFloat64 if wide else sitk.sitkFloat32
-
-
-def _background(image: sitk.Image) -> float:
-    """-1024, or the image's own minimum where that is higher (an unsigned or shifted image)."""
-    statistics = sitk.MinimumMaximumImageFilter()
-    statistics.Execute(image)
-    return max(NOTHING_HU, statistics.GetMinimum())
 
 
 def write_image(image: sitk.Image, path: str | os.PathLike) -> None:

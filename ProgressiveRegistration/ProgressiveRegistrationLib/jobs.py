@@ -22,7 +22,7 @@ from .coverage import outside_notes, reference_note
 from .errors import InputError, NoLungError, OutputError, memory_errors
 from .files import keeping, refuse_inputs, staged_folder
 from .geometry import Grid
-from .images import read_image, read_volume, warp_image, write_image
+from .images import read_image, read_volume, write_image
 from .landmarks import read_landmarks, write_landmarks
 from .lungs import find_lungs
 from .options import IMAGE_CHOICES, PATH, Options, PairFiles
@@ -32,6 +32,7 @@ from .quality import quality_figures
 from .report.content import describe_image, evaluation_report, protocol, registration_report
 from .report.page import draw, write_report
 from .transforms import Transform, map_points, read_transform
+from .warping import warp_image
 
 if TYPE_CHECKING:  # it brings torch
     from .registration import Registration

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from ProgressiveRegistrationLib import images
+from ProgressiveRegistrationLib import images, warping
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid
 
@@ -99,12 +99,12 @@ def test_every_transform_warps_alike_rounded_and_filled_with_air():
     values[0, 0, 0] = -3024  # padding is no air
     grid = Grid((14, 12, 10), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     shift = sitk.TranslationTransform(3, (0.5, 0.0, 6.0))
-    warped = sitk.GetArrayFromImage(images.warp_image(grid.image(values), grid, shift))
+    warped = sitk.GetArrayFromImage(warping.warp_image(grid.image(values), grid, shift))
     assert warped.dtype == np.int16
     exact = 0.75 * values[3:, :, :-1] + 0.25 * values[3:, :, 1:]
     np.testing.assert_array_equal(warped[:-3, :, :-1], np.floor(exact + 0.5))
     assert (warped[-3:] == -1024).all()
-    labels = sitk.GetArrayFromImage(images.warp_image(grid.image(values), grid, shift, label=True))
+    labels = sitk.GetArrayFromImage(warping.warp_image(grid.image(values), grid, shift, label=True))
     np.testing.assert_array_equal(labels[:-3], values[3:])
     assert (labels[-3:] == 0).all()
 
