@@ -280,15 +280,13 @@ class DisplacementField:
         iterations: int = 100,
         cancelled: Stop = None,
     ) -> DisplacementField:
-        """The map from moving to fixed, by fixed-point iteration x <- A^-1(y) - w(x), with T = A(x + w(x)).
+        """The map from moving to fixed, see ``inverse_points``.
 
         Parameters
         ----------
         grid : where the inverse is wanted; None: this lattice's spacing around the image of this grid.
         tolerance : mm; iteration stops when no point moves more. cancelled : polled at every slice.
         """
-        affine = self.outside or Affine(np.eye(3), self.displacement.reshape(-1, 3).mean(0))
-        back = affine.inverse()
         if grid is None:
             box = Box.around(self.warp_points(self.grid.corners())).grown(max(self.grid.spacing))
             grid = box.grid(1).with_spacing(self.grid.spacing)
@@ -297,24 +295,38 @@ class DisplacementField:
         for k in range(grid.shape[0]):
             check(cancelled)
             y = points[k].reshape(-1, 3).astype(float)
-            start = back(y)
-            x = start.copy()
-            moving = np.arange(len(y))
-            for step in range(iterations):
-                current = x[moving]
-                residual = back(self.warp_points(current)) - current
-                # undamped while it contracts; where it does not (steep fields), half steps converge
-                update = start[moving] - residual
-                if step > 20:
-                    update = 0.5 * (update + current)
-                change = np.abs(update - current).max(1)
-                x[moving] = update
-                moving = moving[change > tolerance]
-                if not moving.size:
-                    break
+            x = self.inverse_points(y, tolerance=tolerance, iterations=iterations)
             u[k] = (x - y).reshape(*grid.shape[1:], 3)
-        inverted = DisplacementField(grid, u, back if self.outside is not None else None)
+        back = None if self.outside is None else self.outside.inverse()
+        inverted = DisplacementField(grid, u, back)
         return inverted if inverted.displacement_is_affine_at_border() else DisplacementField(grid, u)
+
+    def inverse_points(
+        self, points: np.ndarray, *, tolerance: float = 0.01, iterations: int = 100
+    ) -> np.ndarray:
+        """x with T(x) = y of LPS points y (n, 3): where moving points lie in the fixed image.
+
+        By fixed-point iteration x <- A^-1(y) - w(x), with T = A(x + w(x)); it stops where a point moves by no
+        more than ``tolerance`` mm.
+        """
+        affine = self.outside or Affine(np.eye(3), self.displacement.reshape(-1, 3).mean(0))
+        back = affine.inverse()
+        start = back(np.asarray(points, float))
+        x = start.copy()
+        moving = np.arange(len(x))
+        for step in range(iterations):
+            current = x[moving]
+            residual = back(self.warp_points(current)) - current
+            # undamped while it contracts; where it does not (steep fields), half steps converge
+            update = start[moving] - residual
+            if step > 20:
+                update = 0.5 * (update + current)
+            change = np.abs(update - current).max(1)
+            x[moving] = update
+            moving = moving[change > tolerance]
+            if not moving.size:
+                break
+        return x
 
     def jacobian_determinant(self) -> np.ndarray:
         """(z, y, x) float32: det(dT/dx), central differences (one-sided at the border), no unit."""

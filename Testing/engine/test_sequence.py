@@ -235,7 +235,8 @@ def still(phases, images, reference: int):
     """The trajectories with fields that move nothing: what they say before is in the files alone."""
     grid = Grid.from_image(images[reference]).with_spacing(60.0)
     fields = {k: DisplacementField.identity(grid) for k in range(len(phases))}
-    return _trajectories(phases, images, reference, fields)
+    marks = [phase.points(image) for phase, image in zip(phases, images)]
+    return _trajectories(phases, marks, reference, fields)
 
 
 def test_popi_landmarks_of_ten_phases_are_followed(shared, tmp_path):
@@ -251,11 +252,85 @@ def test_popi_landmarks_of_ten_phases_are_followed(shared, tmp_path):
     found = still(phases, read, 1)
     raw = [np.loadtxt(file, comments="#") for file in files]
     assert found.marked.shape == (10, len(raw[0]), 3)
-    for k in range(10):
+    for k in (0, *range(2, 10)):  # the reference is where they start
         wanted = np.linalg.norm(raw[k] - raw[1], axis=1)
         assert found.summary(k)["after"]["mean"] == pytest.approx(wanted.mean(), abs=1e-6)
         assert found.summary(k)["after"]["count"] == len(wanted)
+    assert found.summary(1) is None
     assert found.summary(5)["after"]["mean"] > found.summary(2)["after"]["mean"] > 0
+
+
+def test_dirlab_75_landmarks_of_six_phases_are_voxels_on_their_way_in_mm(shared, tmp_path):
+    """As DIR-Lab gives them, 75 points each of T00 to T50: in files made from the public ones of both ends."""
+    grid = Grid((256, 256, 94), (0.97, 0.97, 2.5), (0.0, 0.0, 0.0))  # case 1
+    folder = shared / "landmarks" / "dirlab_4dct"
+    ends = [np.loadtxt(folder / f"case1_300_{name}_xyz.txt")[::4] for name in ("T00", "T50")]
+    voxels = [np.rint(ends[0] + k / 5 * (ends[1] - ends[0])).astype(int) for k in range(6)]
+    images, files = [], []
+    for k, rows in enumerate(voxels):
+        images.append(tmp_path / f"T{k}0.nrrd")
+        sitk.WriteImage(grid.image(np.zeros(grid.shape, np.uint8)), str(images[-1]), True)
+        files.append(tmp_path / f"case1_4D75_T{k}0_xyz.txt")
+        np.savetxt(files[-1], rows, fmt="%d")
+    found = still(find_phases(images, files), [sitk.ReadImage(str(path)) for path in images], 5)
+    places = [(rows - 1) * [0.97, 0.97, 2.5] for rows in voxels]  # voxels from 1
+    table = list(csv.DictReader(found.to_csv().splitlines()))
+    assert len(table) == 6 * 75
+    for row in table:
+        i, k = int(row["label"]) - 1, int(row["phase"][1])
+        assert [float(row[f"{axis}_lps"]) for axis in "xyz"] == pytest.approx(places[5][i], abs=1e-3)
+        assert [float(row[f"marked_{axis}_lps"]) for axis in "xyz"] == pytest.approx(places[k][i], abs=1e-3)
+        wanted = np.linalg.norm(places[k][i] - places[5][i])
+        assert row["tre_mm"] == "" if k == 5 else float(row["tre_mm"]) == pytest.approx(wanted, abs=1e-3)
+    for k in range(5):
+        assert found.summary(k)["after"]["count"] == 75
+
+
+def test_landmarks_of_other_phases_serve_where_the_reference_has_none(capsys, folder, tmp_path):
+    rows = (folder / "phases.csv").read_text(encoding="utf-8").splitlines()
+    rows = [row.replace("p2.mrk.json", "").replace("p3.mrk.json", "") for row in rows]
+    rows = [
+        ",".join([row.split(",")[0], *(c and str(folder / c) for c in row.split(",")[1:])])
+        for row in rows[1:]
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["id,image,landmarks", *rows]), encoding="utf-8")
+    out = tmp_path / "out"
+    given = ["sequence", tmp_path / "t.csv", "-o", out, *OPTIONS, "--json", "--no-warped", "--no-agreement"]
+    code, printed, _ = run(capsys, *given)
+    assert code == 0
+    report = json.loads(printed)
+    errors = [phase.get("tre_mm") for phase in report["phases"]]
+    assert [error is not None for error in errors] == [False, True, False, False]
+    assert errors[1]["before"]["mean"] == pytest.approx(np.linalg.norm(SHIFTS[0] - SHIFTS[1]), abs=1e-3)
+    assert errors[1]["after"]["max"] < 2e-2
+    assert any(
+        "The reference p2 has no landmarks: those of p0 were brought" in note for note in report["notes"]
+    )
+    with open(out / "trajectories.csv", encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            wanted = POINTS["abc".index(row["label"])] + SHIFTS[int(row["phase"][1])]
+            assert [float(row[f"{axis}_lps"]) for axis in "xyz"] == pytest.approx(wanted, abs=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("p1.csv", "label,x_lps,y_lps,z_lps\na,900,900,900\n", "lie outside the phase p1"),
+        ("p1.csv", "label,x_lps,y_lps,z_lps\na,0,0,0\n", "has 1"),
+        ("p1.xyz", "1 2 3", "p1.xyz"),
+    ],
+)
+def test_landmarks_that_do_not_fit_are_told_before_anything_is_registered(
+    capsys, folder, tmp_path, name, text, words
+):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    marks = ["--landmarks", folder / "p0.mrk.json", "--landmarks", tmp_path / name]
+    images = [folder / f"p{k}.nrrd" for k in (0, 1)]
+    given = [*OPTIONS, "--reference", "p0", "--not-cyclic"]
+    code, _, err = run(capsys, "sequence", *images, *marks, "-o", tmp_path / "out", *given)
+    assert code == 3
+    assert words in err
+    assert not list((tmp_path / "out" / ".sequence").glob("*/field.nrrd"))
 
 
 def test_dirlab_landmarks_are_voxels_of_their_own_phase(shared, tmp_path):

@@ -13,7 +13,6 @@ import SimpleITK as sitk
 
 from ..field import DisplacementField
 from ..geometry import Grid
-from ..landmarks import Landmarks
 from ..progress import Stop, check
 from ..statistics import statistics
 
@@ -77,30 +76,37 @@ def mean_image(
 
 
 class Trajectories:
-    """The reference's landmarks on their way through all phases, and where they were marked there.
+    """Landmarks of one phase, ``base``, on their way through all phases, and where they were marked there.
 
     ``found``: (phases, n, 3) LPS mm, by the fields; ``marked``: the same by the user, NaN where a phase has
-    no such landmark.
+    no such landmark. ``base`` is the reference, or, where that has no landmarks, another phase, from which
+    they were brought onto the reference against its field.
     """
 
     def __init__(
-        self, names: Sequence[str], reference: Landmarks, found: np.ndarray, marked: np.ndarray
+        self,
+        names: Sequence[str],
+        base: int,
+        labels: Sequence[str],
+        found: np.ndarray,
+        marked: np.ndarray,
     ) -> None:
-        self.names, self.labels = list(names), list(reference.labels)
-        self.start = np.asarray(reference.points, float)
-        self.found, self.marked = found, marked
+        self.names, self.labels = list(names), list(labels)
+        self.base, self.found, self.marked = base, found, marked
 
     @property
     def errors(self) -> np.ndarray:
-        """(phases, n): TRE in mm, NaN where nothing was marked."""
-        return np.linalg.norm(self.found - self.marked, axis=-1)
+        """(phases, n): TRE in mm, NaN where nothing was marked, and in ``base``, where they start."""
+        out = np.linalg.norm(self.found - self.marked, axis=-1)
+        out[self.base] = np.nan
+        return out
 
     def summary(self, phase: int) -> dict | None:
         """``before`` and ``after`` of one phase as ``quality.statistics``; None without marks."""
         known = np.isfinite(self.errors[phase])
         if not known.any():
             return None
-        before = np.linalg.norm(self.start - self.marked[phase], axis=1)[known]
+        before = np.linalg.norm(self.marked[self.base] - self.marked[phase], axis=1)[known]
         return {"before": statistics(before), "after": statistics(self.errors[phase][known])}
 
     def to_csv(self) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from ..field import DisplacementField
 from ..files import staged_folder, write_text
 from ..geometry import Grid
 from ..images import write_image
+from ..landmarks import Landmarks
 from ..lungs import Lungs, find_lungs
-from ..pairing import match_landmarks
+from ..pairing import match_landmarks, outside_notes
 from ..progress import Stop, Work
 from ..quality import field_of_view, folding, mask_points
 from ..report.content import describe_image, jsonable, to_json, versions
@@ -113,11 +114,12 @@ def run_sequence(
         with locked(output / WORK / ".batch" / "batch.lock"):
             stop_file(output / WORK).unlink(missing_ok=True)
             work.tell("reading", 0.0, "Reading the phases")
-            images, lungs = _survey(sequence.phases, work)
+            images, lungs, marks, notes = _survey(sequence.phases, work)
             reference = _reference(sequence, lungs)
             tasks = plan(sequence.phases, reference, cyclic=sequence.cyclic, steps=sequence.agreement)
             done = _register_all(tasks, output, sequence.settings, workers, scheduler, tell, work)
-            result = _evaluate(sequence, images, lungs, reference, tasks, output, done, work)
+            result = _evaluate(sequence, images, lungs, marks, reference, tasks, output, done, work)
+            result.report["notes"][:0] = notes
             result.report["seconds"] = {"total": round(time.perf_counter() - began, 1)}
             if not write:
                 return result
@@ -146,14 +148,25 @@ def _make(output: Path) -> None:
         raise OutputError(f"{output} cannot be written: {error.strerror or error}.") from error
 
 
-def _survey(phases: list[Phase], work: Work) -> tuple[list[sitk.Image], list[Lungs]]:
-    images, lungs = [], []
+def _survey(
+    phases: list[Phase], work: Work
+) -> tuple[list[sitk.Image], list[Lungs], list[Landmarks | None], list[str]]:
+    """What the phases' files hold, and notes; what is wrong with them is told now, not after the work."""
+    images, lungs, notes = [], [], []
+    marks: list[Landmarks | None] = []
     for k, phase in enumerate(phases):
         work.tell("lungs", 0.05 * k / len(phases), f"Finding the lungs of {phase.name}")
         image = phase.image()
         lungs.append(find_lungs(image, mask=phase.lung_mask(), name=f"the phase {phase.name}"))
         images.append(image)
-    return images, lungs
+        points = phase.points(image)
+        if points is not None:
+            notes += outside_notes(points, image, f"phase {phase.name}")
+        marks.append(points)
+    given = [points for points in marks if points is not None]
+    for other in given[1:]:
+        match_landmarks(given[0], other)
+    return images, lungs, marks, notes
 
 
 def _lung_notes(phases: list[Phase], lungs: list[Lungs]) -> list[str]:
@@ -224,8 +237,6 @@ def _register_all(
             finished(task, do_task(task, output, settings, inner, work.cancelled))
         return done
     with dask_client(workers, scheduler, settings.threads) as (client, threads):
-        from dataclasses import replace
-
         from distributed import as_completed
 
         settings = replace(settings, threads=threads)
@@ -250,6 +261,7 @@ def _evaluate(
     sequence: Sequence,
     images: list[sitk.Image],
     lungs: list[Lungs],
+    marks: list[Landmarks | None],
     reference: int,
     tasks: list[Task],
     output: Path,
@@ -295,7 +307,13 @@ def _evaluate(
         "amplitude_by_axis_mm": {axis: statistics(ranges[..., i][inside]) for i, axis in enumerate("xyz")},
         "notes": _lung_notes(phases, lungs),
     }
-    paths_of_marks = _trajectories(phases, images, reference, fields)
+    paths_of_marks = _trajectories(phases, marks, reference, fields)
+    if paths_of_marks is not None and paths_of_marks.base != reference:
+        report["notes"].append(
+            f"The reference {phases[reference].name} has no landmarks: those of "
+            f"{phases[paths_of_marks.base].name} were brought onto it against its field, so each landmark "
+            "error is that of two fields."
+        )
     view = field_of_view(fixed)
     for k, phase in enumerate(phases):
         entry: dict[str, Any] = {"name": phase.name, "lungs_litres": lungs[k].volume_litres}
@@ -383,23 +401,35 @@ def _lattice(fixed: sitk.Image, lungs: Lungs) -> Grid:
 
 
 def _trajectories(
-    phases: list[Phase], images: list[sitk.Image], reference: int, fields: dict[int, DisplacementField]
+    phases: list[Phase],
+    marks: list[Landmarks | None],
+    reference: int,
+    fields: dict[int, DisplacementField],
 ) -> Trajectories | None:
-    start = phases[reference].points(images[reference])
-    if start is None:
+    """None without landmarks. Of the reference, or else of the first phase that has some."""
+    base = (
+        reference
+        if marks[reference] is not None
+        else next((k for k, m in enumerate(marks) if m is not None), None)
+    )
+    start = None if base is None else marks[base]
+    if base is None or start is None:
         return None
-    found = np.stack([fields[k].warp_points(start.points) for k in range(len(phases))])
-    found[reference] = start.points
+    labels = start.labels
+    on_reference = start.points if base == reference else fields[base].inverse_points(start.points)
+    found = np.stack([fields[k].warp_points(on_reference) for k in range(len(phases))])
+    found[base] = start.points
     marked = np.full_like(found, np.nan)
-    marked[reference] = start.points
+    if len(set(start.labels)) < len(start):  # the same name twice: paired by order, as match_landmarks does
+        start = replace(start, labels=[str(i) for i in range(len(start))], labelled=False)
     rows = {label: i for i, label in enumerate(start.labels)}
-    for k, phase in enumerate(phases):
-        points = None if k == reference else phase.points(images[k])
+    for k, points in enumerate(marks):
         if points is not None:
             left, right, _ = match_landmarks(start, points)
             for label, point in zip(left.labels, right.points):
                 marked[k, rows[label]] = point
-    return Trajectories([phase.name for phase in phases], start, found, marked)
+    names = [phase.name for phase in phases]
+    return Trajectories(names, base, labels, found, marked)
 
 
 def _write(result: Result, sequence: Sequence, folder: Path, output: Path, work: Work) -> dict[str, str]:
