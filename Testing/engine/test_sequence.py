@@ -261,7 +261,7 @@ def test_popi_landmarks_of_ten_phases_are_followed(shared, tmp_path):
 
 
 def test_dirlab_75_landmarks_of_six_phases_are_voxels_on_their_way_in_mm(shared, tmp_path):
-    """As DIR-Lab gives them, 75 points each of T00 to T50: in files made from the public ones of both ends."""
+    """As DIR-Lab gives them, 75 points each of T00 to T50: files made from the public ones of both ends."""
     grid = Grid((256, 256, 94), (0.97, 0.97, 2.5), (0.0, 0.0, 0.0))  # case 1
     folder = shared / "landmarks" / "dirlab_4dct"
     ends = [np.loadtxt(folder / f"case1_300_{name}_xyz.txt")[::4] for name in ("T00", "T50")]
