@@ -84,10 +84,10 @@ class ProgressiveRegistrationLogic(ScriptedLoadableModuleLogic):
         hardened : True for copies of the moving volume and landmarks with the transform applied.
         initial_transform : a transform node to start from, where the lungs' positions are no help.
         fixed_region, moving_region, fixed_segment, moving_segment : where the lungs are, when they shall not
-        be
-            searched for.
-        preset : "fast", "balanced" (default) or "accurate".
-        model, device, lung_boxes : see ``ProgressiveRegistrationLib.registration.register``.
+            be searched for.
+        options : the engine's ``Options``, as for the command line; each of its fields can be given by name:
+            preset ("fast", "balanced" (default) or "accurate"), model, device, lung_boxes (see
+            ``ProgressiveRegistrationLib.registration.register``), inverse_consistency, uncertainty.
         moving_landmarks : point lists to put under the transform with the moving volume.
         fixed_landmarks : point lists to take out of earlier results with the fixed volume.
         place : put the moving volume and landmarks under the transform (default True).

@@ -224,7 +224,7 @@ def _registered(
 
     options = job.options
 
-    def one_way(sides: tuple[str, str], boxes: Any, stage: str) -> Registration:
+    def one_way(sides: tuple[str, str], options: Options, stage: str) -> Registration:
         def of(source: Any, what: str) -> tuple[Any, Any]:
             return getattr(source, sides[0] + what), getattr(source, sides[1] + what)
 
@@ -236,19 +236,17 @@ def _registered(
             moving_mask=moving_mask,
             names=(job.role(sides[0]), job.role(sides[1])),
             mask_names=(named[0], named[1]),
-            **{**options.of_register(), "model": model, "lung_boxes": boxes},
+            **{**options.of_register(), "model": model},
             progress=work.part(stage),
             cancelled=work.cancelled,
         )
 
-    result = one_way(("fixed", "moving"), options.lung_boxes, "registering")
+    result = one_way(("fixed", "moving"), options, "registering")
     work.add({stage: s for stage, s in result.seconds.items() if stage != "total"})
     if not options.inverse_consistency:
         return result, None
-    boxes = options.lung_boxes
     with work.stage("registering_back", "Registering the other way"):
-        swapped = boxes if isinstance(boxes, str) else boxes[::-1]
-        return result, one_way(("moving", "fixed"), swapped, "registering_back")
+        return result, one_way(("moving", "fixed"), options.the_other_way(), "registering_back")
 
 
 def _write_images(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ PATH, TEXT, WHOLE, LABELS, ENDING, ENDINGS, BOXES, FLAG = (
 SERIES_WORDS = "series number, description, UID or its end, or TAG=VALUE (see `dicom`)"
 
 
-def _field(kind: str, text: str, default: Any = None, flag: str | None = None) -> Any:
+def _field(
+    kind: str, text: str, default: Any = None, flag: str | None = None, *, register: bool = False
+) -> Any:
     """kind : how a user gives it. text : its help. flag : its name on the command line,
-    where that is another."""
-    about = {"kind": kind, "help": text, "flag": flag}
+    where that is another. register : is it a keyword of ``registration.register``?"""
+    about = {"kind": kind, "help": text, "flag": flag, "register": register}
     return field(metadata=about) if default is MISSING else field(default=default, metadata=about)
 
 
@@ -73,13 +75,16 @@ IMAGE_CHOICES = ("fixed_series", "moving_series", "fixed_frame", "moving_frame")
 class Options:
     """How a pair is registered and what is written; the same for all pairs of a batch."""
 
-    preset: str = _field(TEXT, described() + ".", DEFAULT)
+    preset: str = _field(TEXT, described() + ".", DEFAULT, register=True)
     model: str | None = _field(
-        TEXT, "A model (see `models`), the path of its card, or none: lung boxes alone."
+        TEXT, "A model (see `models`), the path of its card, or none: lung boxes alone.", register=True
     )
-    device: str = _field(TEXT, "auto, cpu, cuda, cuda:1 or mps.", "auto")
+    device: str = _field(TEXT, "auto, cpu, cuda, cuda:1 or mps.", "auto", register=True)
     lung_boxes: str | tuple[Box, Box] = _field(
-        BOXES, "own, shared (the paper's), or x0,y0,z0,x1,y1,z1 in LPS mm (12 numbers: fixed, moving).", "own"
+        BOXES,
+        "own, shared (the paper's), or x0,y0,z0,x1,y1,z1 in LPS mm (12 numbers: fixed, moving).",
+        "own",
+        register=True,
     )
     transform_formats: tuple[str, ...] = _field(
         ENDINGS,
@@ -98,7 +103,12 @@ class Options:
 
     def of_register(self) -> dict[str, Any]:
         """The keywords that ``registration.register`` has of them."""
-        return {name: getattr(self, name) for name in ("preset", "model", "device", "lung_boxes")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("register")}
+
+    def the_other_way(self) -> Options:
+        """The same for the moving image as the fixed one."""
+        boxes = self.lung_boxes
+        return self if isinstance(boxes, str) else replace(self, lung_boxes=boxes[::-1])
 
     def check(self) -> None:
         """InputError for an option that is not one."""

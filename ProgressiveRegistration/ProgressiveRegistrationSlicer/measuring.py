@@ -162,7 +162,8 @@ def _lattice(transform, fixed: Grid) -> Grid:
 
 
 def folding_text(figures: dict) -> str:
-    """The figures of ``quality.folding`` as one paragraph."""
+    """The figures of ``quality.folding`` as one paragraph, and how there and back again agree, if it was
+    asked."""
     folding = figures.get("folding") or {}
     lines = []
     for key, where in (("lung", _("inside the lungs")), ("field_of_view", _("in the field of view"))):
@@ -181,5 +182,13 @@ def folding_text(figures: dict) -> str:
                 low=spread["min"],
                 high=spread["max"],
             )
+        )
+    there_and_back = figures.get("inverse_consistency_mm")
+    if there_and_back is not None:
+        lines.append(
+            _(
+                "There and back again misses by {mean:.2f} mm on average inside the lungs, "
+                "{most:.2f} mm at most."
+            ).format(mean=there_and_back["mean"], most=there_and_back["max"])
         )
     return "<br>".join(lines)

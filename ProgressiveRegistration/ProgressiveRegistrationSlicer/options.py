@@ -1,14 +1,35 @@
-"""The option lists whose entries are known only at run time: models, devices, segments."""
+"""The engine's options as the panel's parameters say them, and the lists whose entries are known only at run
+time: models, devices, segments."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import sys
+from dataclasses import fields
 
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
+from ProgressiveRegistrationLib.options import Options
 
 from .i18n import _
+
+
+def parameter_of(option: str) -> str:
+    """The parameter that says one of the engine's options: its name as Slicer writes names."""
+    first, *rest = option.split("_")
+    return "modelName" if option == "model" else first + "".join(part.capitalize() for part in rest)
+
+
+def option_parameters(parameters) -> dict[str, str]:
+    """Option -> parameter, for all options that this panel has a parameter for."""
+    names = {f.name: parameter_of(f.name) for f in fields(Options)}
+    return {option: name for option, name in names.items() if name in parameters.allParameters}
+
+
+def chosen_options(parameters) -> dict:
+    """The engine's options that the user chose; an empty text is left to the engine."""
+    chosen = {option: getattr(parameters, name) for option, name in option_parameters(parameters).items()}
+    return {option: getattr(value, "value", value) for option, value in chosen.items()}
 
 
 def model_entries() -> list:

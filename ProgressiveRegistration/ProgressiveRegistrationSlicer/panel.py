@@ -389,12 +389,9 @@ class RegistrationPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "moving_region": p.movingRegion,
             "fixed_segment": p.fixedSegment,
             "moving_segment": p.movingSegment,
-            "preset": p.preset.value,
-            "model": p.modelName,
-            "device": p.device,
-            "lung_boxes": p.lungBoxes.value,
             "moving_landmarks": [p.movingLandmarks],
             "fixed_landmarks": [p.fixedLandmarks],
+            **options.chosen_options(p),
         }
 
     def onApplyButton(self, clicked=None) -> None:

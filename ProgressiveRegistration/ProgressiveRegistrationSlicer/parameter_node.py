@@ -26,7 +26,10 @@ from .choices import FusionMode, LungBoxes, Preset
 
 @parameterNodeWrapper
 class ProgressiveRegistrationParameterNode:
-    """State of the module; ``want...`` says which outputs are made, a node of None that a new one is."""
+    """State of the module; ``want...`` says which outputs are made, a node of None that a new one is.
+
+    What is named as one of the engine's ``Options`` (see ``options.parameter_of``) reaches it by that.
+    """
 
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
@@ -51,6 +54,7 @@ class ProgressiveRegistrationParameterNode:
     lungBoxes: LungBoxes = LungBoxes.OWN
     modelName: str
     device: str = "auto"
+    inverseConsistency: bool = False
     evaluatedTransform: vtkMRMLTransformNode
     errorTable: vtkMRMLTableNode
     errorModel: vtkMRMLModelNode

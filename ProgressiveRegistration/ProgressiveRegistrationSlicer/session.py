@@ -13,7 +13,6 @@ from typing import Any
 import slicer
 from ProgressiveRegistrationLib.errors import InputError, NoLungError
 from ProgressiveRegistrationLib.options import Options
-from ProgressiveRegistrationLib.presets import PRESETS
 
 from ProgressiveRegistrationSlicer import mrml, run_log
 
@@ -32,6 +31,7 @@ class SceneResult:
     registration : the engine's ``Registration``.
     figures : the engine's quality figures (without landmarks).
     notes : sentences for the user.
+    doubt : the engine's ``Uncertainty``, where the options asked for it.
     """
 
     transform: Any = None
@@ -44,6 +44,7 @@ class SceneResult:
     registration: Any = None
     figures: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    doubt: Any = None
     _undo: list[Callable] = field(default_factory=list, repr=False)
     _written: Any = field(default=None, repr=False)
 
@@ -85,8 +86,8 @@ class SceneRegistration:
     fixed_region, moving_region : segmentation, label map or ROI node that says where the lungs are;
     ``*_segment`` the
         ID of one segment.
-    preset : "fast", "balanced" or "accurate".
-    model, device, lung_boxes : see the engine's ``register``.
+    options : the engine's ``Options``, as the command line and a batch have them; of these, what files look
+        like is of no use here. Each field can be given by its name, too: ``preset="fast"``.
     moving_landmarks : point lists that go under the transform with the moving volume.
     fixed_landmarks : point lists that are taken out of earlier results with the fixed volume (roles swapped).
     place : put the moving volume and landmarks under the transform?
@@ -112,22 +113,15 @@ class SceneRegistration:
         moving_region=None,
         fixed_segment: str = "",
         moving_segment: str = "",
-        preset: str = "balanced",
-        model=None,
-        device: str = "auto",
-        lung_boxes="own",
+        options: Options | None = None,
         moving_landmarks=(),
         fixed_landmarks=(),
         place: bool = True,
         register: Callable | None = None,
+        **by_name,
     ) -> None:
         check_pair(fixed, moving)
-        if preset not in PRESETS:
-            raise InputError(
-                _("There is no preset {preset}: choose one of {presets}.").format(
-                    preset=preset, presets=", ".join(PRESETS)
-                )
-            )
+        self._options = chosen_options(options, by_name)
         outputs = {"transform": transform, "warped": warped, "jacobian": jacobian, "bspline": bspline}
         self._outputs = {
             name: node for name, node in outputs.items() if node is not None and node is not False
@@ -150,8 +144,6 @@ class SceneRegistration:
         )
         self._place = place
         self._register = register
-        # the same object as a pair's on the command line and in a batch
-        self._options = Options(preset=preset, model=model or None, device=device, lung_boxes=lung_boxes)
         self._dense = None
         if transform not in (True, None, False):
             if transform.IsA("vtkMRMLLinearTransformNode") or transform.IsA("vtkMRMLBSplineTransformNode"):
@@ -183,7 +175,7 @@ class SceneRegistration:
             from ProgressiveRegistrationLib.registration import register
         from ProgressiveRegistrationLib.errors import Cancelled
         from ProgressiveRegistrationLib.geometry import Grid
-        from ProgressiveRegistrationLib.quality import quality_figures
+        from ProgressiveRegistrationLib.quality import inverse_consistency, quality_figures
 
         def stop_if_asked():
             if cancelled is not None and cancelled():
@@ -196,16 +188,22 @@ class SceneRegistration:
             moving = self._start.bring(moving, cancelled)
             if masks[1] is not None:
                 masks[1] = self._start.bring(masks[1], cancelled)
-        registration = register(
-            fixed,
-            moving,
-            fixed_mask=masks[0],
-            moving_mask=masks[1],
-            progress=lambda stage, fraction, text: tell(stage, 0.85 * fraction, text),
-            cancelled=cancelled,
-            **self._options.of_register(),
-        )
+        options = self._options
+        ways = 2 if options.inverse_consistency else 1
+
+        def one_way(order: int, given: Options):
+            return register(
+                *(fixed, moving)[::order],
+                **dict(zip(("fixed_mask", "moving_mask"), masks[::order])),
+                progress=lambda stage, done, text: tell(stage, 0.85 * ((order < 0) + done) / ways, text),
+                cancelled=cancelled,
+                **given.of_register(),
+            )
+
+        registration = one_way(1, options)
         stop_if_asked()
+        found = registration.field
+        backward = one_way(-1, options.the_other_way()).field if options.inverse_consistency else None
         if self._start is not None:
             registration = self._start.complete(registration, cancelled)
         out = {"registration": registration}
@@ -238,8 +236,30 @@ class SceneRegistration:
             lung_mask=lungs.mask if lungs is not None else None,
             cancelled=cancelled,
         )
+        if lungs is not None and backward is not None:
+            # there and back between the images as they were registered: a start would cancel out
+            out["figures"]["inverse_consistency_mm"] = inverse_consistency(found, backward, lungs.mask)
+        if lungs is not None and options.uncertainty:
+            tell("uncertainty", 0.95, "estimating the expected error")
+            out["doubt"] = self._doubt(fixed, moving, found, backward, registration, cancelled)
+            out["figures"]["uncertainty"] = out["doubt"].figures
         tell("done", 1.0, "done")
         return out
+
+    @staticmethod
+    def _doubt(fixed, moving, field, backward, registration, cancelled):
+        """The engine's ``Uncertainty`` of what was found between the images as they were registered."""
+        from ProgressiveRegistrationLib.uncertainty import uncertainty
+
+        return uncertainty(
+            fixed,
+            moving,
+            field,
+            registration.fixed_lungs.mask,
+            backward=backward,
+            device=str(registration.device),
+            cancelled=cancelled,
+        )
 
     def finish(self, computed: dict) -> SceneResult:
         """Put the computed results into the scene; on the main thread.
@@ -264,6 +284,7 @@ class SceneRegistration:
             registration=registration,
             figures=computed["figures"],
             notes=list(registration.notes),
+            doubt=computed.get("doubt"),
         )
         try:
             self._finish(computed, fixed, moving, result)
@@ -374,6 +395,20 @@ class SceneRegistration:
         identifier = node.GetID()
         result._undo.append(lambda: _remove(identifier))
         return node
+
+
+def chosen_options(options: Options | None, by_name: dict) -> Options:
+    """``options`` with the fields that are given by name; None and "" say nothing.
+
+    Raises
+    ------
+    InputError : a preset that is none. TypeError : a name that is no option's.
+    """
+    given = {name: value for name, value in by_name.items() if value not in (None, "")}
+    replace(Options(), **by_name)  # a name that is none is refused without a value, too
+    chosen = replace(options or Options(), **given)
+    chosen.check()
+    return chosen
 
 
 def check_pair(fixed, moving) -> None:

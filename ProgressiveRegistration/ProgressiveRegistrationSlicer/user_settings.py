@@ -7,21 +7,15 @@ import json
 from ProgressiveRegistrationLib.errors import InputError
 
 from .i18n import _
+from .options import option_parameters
 
 KEY = "ProgressiveRegistration/MySettings"
-# what is kept: how to register and what to make, not which nodes
-KEPT = (
-    "preset",
-    "lungBoxes",
-    "modelName",
-    "device",
-    "wantTransform",
-    "wantWarped",
-    "wantJacobian",
-    "wantBSpline",
-    "wantHardened",
-    "suggestCount",
-)
+
+
+def kept(parameters) -> list[str]:
+    """The parameters that are kept: how to register and what to make, not which nodes."""
+    wanted = [name for name in parameters.allParameters if name.startswith("want")]
+    return [*option_parameters(parameters).values(), *wanted, "suggestCount"]
 
 
 class UserSettings:
@@ -38,16 +32,16 @@ class UserSettings:
         name = name.strip()
         if not name:
             raise InputError(_("Type a name for the settings."))
-        values = {key: getattr(parameters, key) for key in KEPT}
-        kept = {**self._all(), name: {key: getattr(v, "value", v) for key, v in values.items()}}
-        self._store.setValue(KEY, json.dumps(kept))
+        values = {key: getattr(parameters, key) for key in kept(parameters)}
+        every = {**self._all(), name: {key: getattr(v, "value", v) for key, v in values.items()}}
+        self._store.setValue(KEY, json.dumps(every))
 
     def apply(self, name: str, parameters) -> None:
         """Set a parameter node's options; what this version does not know is left as it is."""
         saved = self._all().get(name)
         if saved is None:
             raise InputError(_("There are no settings named {name}.").format(name=name))
-        for key in KEPT:
+        for key in kept(parameters):
             if key not in saved:
                 continue
             kind = type(getattr(parameters, key))
@@ -57,9 +51,9 @@ class UserSettings:
                 pass  # an option of another version
 
     def delete(self, name: str) -> None:
-        kept = self._all()
-        kept.pop(name, None)
-        self._store.setValue(KEY, json.dumps(kept))
+        every = self._all()
+        every.pop(name, None)
+        self._store.setValue(KEY, json.dumps(every))
 
     def _all(self) -> dict:
         text = self._store.value(KEY)

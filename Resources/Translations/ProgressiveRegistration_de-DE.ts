@@ -300,6 +300,14 @@
       <translation>Womit das Modell trainiert wurde, seine Lizenz und wie es geprüft wurde.</translation>
     </message>
     <message>
+      <source>Check there and back</source>
+      <translation>Hin und zurück prüfen</translation>
+    </message>
+    <message>
+      <source>Register the other way, too, and tell how far there and back again misses: twice the time. Small is not proof that it is right, large is proof that it is not.</source>
+      <translation>Auch in der anderen Richtung registrieren und sagen, um wie viel hin und zurück sich verfehlen: doppelte Zeit. Wenig beweist nicht, dass es stimmt; viel beweist, dass es nicht stimmt.</translation>
+    </message>
+    <message>
       <source>My settings:</source>
       <translation>Meine Einstellungen:</translation>
     </message>
@@ -679,6 +687,10 @@
     <message>
       <source>Folding {where}: {percent:.3f} % of voxels. Jacobian {mean:.2f} ± {sd:.2f}, from {low:.2f} to {high:.2f}.</source>
       <translation>Faltung {where}: {percent:.3f} % der Voxel. Jacobi-Determinante {mean:.2f} ± {sd:.2f}, von {low:.2f} bis {high:.2f}.</translation>
+    </message>
+    <message>
+      <source>There and back again misses by {mean:.2f} mm on average inside the lungs, {most:.2f} mm at most.</source>
+      <translation>Hin und zurück verfehlen sich in den Lungen um {mean:.2f} mm im Mittel, um höchstens {most:.2f} mm.</translation>
     </message>
   </context>
   <context>
@@ -1138,10 +1150,6 @@
   </context>
   <context>
     <name>ProgressiveRegistrationSlicer.session</name>
-    <message>
-      <source>There is no preset {preset}: choose one of {presets}.</source>
-      <translation>Es gibt keine Voreinstellung {preset}: eine von {presets} wählen.</translation>
-    </message>
     <message>
       <source>Nothing would be kept: ask for a transform, a registered volume or a Jacobian volume.</source>
       <translation>Nichts bliebe erhalten: eine Transformation, ein registriertes Volumen oder ein Jacobi-Volumen verlangen.</translation>

@@ -141,22 +141,89 @@ def test_form_has_only_classes_properties_and_signals_that_exist():
     assert problems == []
 
 
-def test_properties_of_the_form_are_read_and_methods_are_called():
-    """``self.ui.name.text()`` and ``if self.ui.name.currentNode:`` both look right and are wrong."""
+def kind_by_name() -> dict[str, str]:
+    """Object name -> class of the form's widgets."""
     root = ElementTree.parse(MODULE / "Resources" / "UI" / "ProgressiveRegistration.ui").getroot()
-    kinds = {w.get("name"): w.get("class") for w in root.iter("widget")}
-    wrong = []
-    for path, tree in trees():
-        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        for node in ast.walk(tree):
-            parts = dotted(node).split(".") if isinstance(node, ast.Attribute) else []
-            if parts[:2] != ["self", "ui"] or len(parts) != 4:
+    return {w.get("name"): w.get("class") for w in root.iter("widget")}
+
+
+def source_of(node, kinds: dict) -> str | None:
+    """The class of what an expression gives: ``<any>.ui.name``, ``slicer.app``, its layout manager."""
+    if isinstance(node, ast.Call):
+        called = dotted(node.func)
+        return "qMRMLLayoutManager" if called == "slicer.app.layoutManager" else None
+    parts = dotted(node).split(".")
+    if parts == ["slicer", "app"]:
+        return "qSlicerApplication"
+    return kinds.get(parts[-1]) if len(parts) >= 2 and parts[-2] == "ui" else None
+
+
+def named_in(function, kinds: dict) -> dict[str, str]:
+    """Local name -> class: of assignments and of loops over widgets, where a name stands for one class."""
+    found: dict = {}
+    for node in ast.walk(function):
+        pairs = []
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            pairs = [(node.targets[0], node.value)]
+        elif isinstance(node, ast.For) and isinstance(node.iter, (ast.Tuple, ast.List)):
+            pairs = [(node.target, each) for each in node.iter.elts]
+        for target, value in pairs:
+            if isinstance(target, ast.Name):
+                found.setdefault(target.id, set()).add(source_of(value, kinds))
+    return {name: of.pop() for name, of in found.items() if len(of) == 1 and None not in of}
+
+
+def wrong_attributes(tree, kinds: dict) -> list[str]:
+    """Attributes that the real class lacks, properties that are called, methods that are read."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    wrong = {}
+    for scope in (tree, *functions):
+        names = named_in(scope, kinds) if scope is not tree else {}
+        for node in ast.walk(scope):
+            if not isinstance(node, ast.Attribute):
                 continue
-            known = strict.facts(kinds[parts[2]])
-            is_property, is_called = parts[3] in known["properties"], id(node) in called
-            if is_property == is_called and parts[3] not in known["signal names"]:
-                wrong.append(f"{path.name}:{node.lineno} {'.'.join(parts)}")
-    assert wrong == []
+            local = names.get(node.value.id) if isinstance(node.value, ast.Name) else None
+            kind = source_of(node.value, kinds) or local
+            if kind is None:
+                continue
+            known = strict.facts(kind)
+            is_property, is_method = node.attr in known["properties"], node.attr in known["methods"]
+            pythonqt = node.attr in ("connect", "disconnect", "name", "className", "delete")
+            fits = is_method if id(node) in called else is_property
+            if not (fits or pythonqt or node.attr in known["signal names"]):
+                wrong[node.lineno, kind, node.attr] = f"{node.lineno} {kind}.{node.attr}"
+    return sorted(wrong.values())
+
+
+def test_attributes_of_widgets_and_of_the_application_exist_and_are_used_as_what_they_are():
+    """``self.ui.name.text()`` and ``if self.ui.name.currentNode:`` both look right and are wrong; a name that
+    does not exist may stand where no test comes by."""
+    kinds = kind_by_name()
+    assert {
+        path.name: wrong_attributes(tree, kinds) for path, tree in trees() if wrong_attributes(tree, kinds)
+    } == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("self.ui.applyButton.setTitle('a')", ["QPushButton.setTitle"]),
+        ("self._panel.ui.messageLabel.text()", ["QLabel.text"]),
+        ("x = self.ui.fixedVolumeSelector.currentNode", ["qMRMLNodeComboBox.currentNode"]),
+        ("button = self.ui.applyButton; button.setTitle('a')", ["QPushButton.setTitle"]),
+        ("for b in (self.ui.applyButton, self.ui.undoButton): b.hidden = 1", ["QPushButton.hidden"]),
+        ("slicer.app.openFile('a')", ["qSlicerApplication.openFile"]),
+        ("slicer.app.layoutManager().resetViews()", ["qMRMLLayoutManager.resetViews"]),
+        ("m = slicer.app.layoutManager(); m.resetSliceViews(); m.threeDViewCount(1)", [
+            "qMRMLLayoutManager.threeDViewCount"
+        ]),
+        ("self.ui.applyButton.click(); self.ui.applyButton.text = 'a'", []),
+    ],
+)  # fmt: skip
+def test_wrong_attributes_are_found_without_running_them(line, found):
+    tree = ast.parse(f"def never(self):\n    {line}")
+    assert [word.split(" ")[1] for word in wrong_attributes(tree, kind_by_name())] == found
 
 
 def calls_of_slicer():

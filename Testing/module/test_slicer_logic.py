@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
 from ProgressiveRegistrationLib.errors import Cancelled, InputError
-from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.field import DisplacementField
+from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
+from ProgressiveRegistrationLib.options import Options
 from ProgressiveRegistrationSlicer import mrml
+from ProgressiveRegistrationSlicer.measuring import folding_text
+from ProgressiveRegistrationSlicer.session import SceneRegistration
 from slicer_harness.fixtures import (
     FakeRegister,
     add_linear,
@@ -296,6 +302,67 @@ def test_wrong_calls_say_what_to_do(logic, arguments, words):
     with pytest.raises(InputError, match=words):
         logic.register(*positional, **named)
     assert not logic._register.calls
+
+
+def test_options_object_of_the_engine_is_taken_whole_and_by_its_fields(logic):
+    """The same object as a pair's on the command line: a new field needs no line here."""
+    options = Options(preset="fast", model="none", device="cpu", lung_boxes="shared")
+    logic.register(*add_pair(), options=options)
+    assert options.of_register().items() <= logic._register.calls[-1].items()
+    logic.register(*add_pair(), options=options, preset="accurate", model="")
+    assert logic._register.calls[-1]["preset"] == "accurate"
+    assert logic._register.calls[-1]["model"] == "none", "an empty text says nothing"
+    with pytest.raises(TypeError, match="speed"):
+        logic.register(*add_pair(), speed=2)
+
+
+def test_every_option_of_register_is_one_of_its_keywords():
+    from ProgressiveRegistrationLib.registration import register as of_the_engine
+
+    assert set(Options().of_register()) <= set(inspect.signature(of_the_engine).parameters)
+    boxes = Box((0.0, 0, 0), (1.0, 1, 1)), Box((2.0, 0, 0), (3.0, 1, 1))
+    assert Options(lung_boxes=boxes).the_other_way().lung_boxes == boxes[::-1]
+    assert Options().the_other_way() == Options()
+
+
+def test_parameters_named_as_options_reach_the_engine(scene):
+    from ProgressiveRegistrationSlicer import options
+    from ProgressiveRegistrationSlicer.parameter_node import ProgressiveRegistrationParameterNode
+
+    p = ProgressiveRegistrationParameterNode(scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    p.preset, p.device, p.inverseConsistency = type(p.preset)("accurate"), "cuda:1", True
+    chosen = options.chosen_options(p)
+    assert set(Options().of_register()) <= set(chosen), "the panel has all that decides on the result"
+    assert (chosen["preset"], chosen["device"], chosen["inverse_consistency"]) == ("accurate", "cuda:1", True)
+    assert chosen["lung_boxes"] == "own"
+
+
+def test_there_and_back_is_measured_and_the_other_way_is_registered_as_such(scene):
+    """With the true inverse it misses by nothing; with a shift of 2 mm by 2 mm, wherever it started from."""
+    fixed, moving = add_pair()
+    grid = Grid.from_image(mrml.image_from_volume(fixed))
+    mask = grid.image(np.ones(grid.shape, np.uint8))
+
+    def register(one, other, *, fixed_mask, moving_mask, **options):
+        calls.append((one.GetSize(), other.GetSize(), options["lung_boxes"]))
+        way = 1 if len(calls) % 2 else -1
+        shift = np.array([0.0, 0.0, 5.0 if way > 0 else -3.0])
+        answer = FakeRegister(
+            field=DisplacementField.from_affine(Grid.from_image(one), Affine(np.eye(3), shift)),
+            lungs=SimpleNamespace(mask=mask),
+        )
+        return answer(one, other)
+
+    for start in (None, add_linear(np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 7, "Seven")):
+        calls = []
+        session = SceneRegistration(
+            fixed, moving, register=register, inverse_consistency=True, initial_transform=start
+        )
+        result = session.finish(session.compute())
+        assert calls[0][:2] == calls[1][1::-1], "the images change places"
+        assert result.figures["inverse_consistency_mm"]["mean"] == pytest.approx(2.0, abs=1e-3)
+        assert "misses by 2.00 mm" in folding_text(result.figures)
+        result.undo()
 
 
 def test_progress_goes_from_0_to_1_without_a_step_back(logic):
