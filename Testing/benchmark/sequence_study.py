@@ -1,8 +1,8 @@
 """A sequence's results on a phantom 4DCT against what is exactly true there.
 
-progressive-registration phantom --phases 10 --hysteresis 0.05 --seed 5 -o chest
+progressive-registration phantom --phases 10 --hysteresis 0.05 --seed 205 -o chest
 progressive-registration sequence chest -o result
-python Testing/benchmark/sequence_study.py result --seed 5 --hysteresis 0.05
+python Testing/benchmark/sequence_study.py result --seed 205 --hysteresis 0.05
 """
 
 from __future__ import annotations

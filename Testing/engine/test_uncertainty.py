@@ -180,3 +180,28 @@ def test_quality_report_reads_what_was_registered_again(capsys, pair, tmp_path):
     assert found["tre_mm"]["after"] == done["tre_mm"]["after"]
     first = found["checks"][0]
     assert (first["measured"], first["verdict"]) == ("p7 and p8", "outside")
+
+
+def test_first_page_of_the_report_ends_above_its_foot_whatever_there_is_to_note():
+    from ProgressiveRegistrationLib.qa.write import FOOT, _first_page
+
+    side = {"spacing_mm": [1, 1, 2.5], "size": [512, 512, 300], "lungs_litres": 5.0, "sha256": "0" * 64}
+    side |= {"path": "/data/" + 12 * "folder/", "dicom": {f"tag {k}": "value" for k in range(5)}}
+    check = {"name": "n" * 30, "measured": "m " * 20, "tolerance": "t " * 25, "verdict": "not measured"}
+    report = {
+        "source": "TG-132",
+        "created": "2026-01-01",
+        "inputs": {"fixed": side, "moving": side},
+        "transform": {"path": "t.h5", "sha256": "0" * 64},
+        "registration": {},
+        "checks": [check] * 10,
+    }
+    for count in (0, 1, 30):
+        page = _first_page({**report, "notes": ["A long note. " * 20] * count})
+        texts = [t for t in page.texts if "not a medical device" not in t.get_text()]
+        page.draw_without_rendering()
+        height = page.get_figheight() * page.dpi
+        assert min(t.get_window_extent().y0 for t in texts) / height > FOOT - 0.012
+        shown = sum(t.get_text().startswith("• ") for t in texts)
+        assert (shown == count) == (count < 30)
+        assert any("more in qa.html" in t.get_text() for t in texts) == (count == 30)

@@ -16,4 +16,8 @@ LOOKED_AT = (
     ),
 )
 SIGNED = ("Purpose of this registration", "Overall verdict", "Name", "Role", "Date", "Signature")
+TOLERANCES = (
+    "Tolerances of TG-132's table III as later publications and programs quote it, unless said otherwise; "
+    "have the paper beside you. A figure within its tolerance does not make a registration right: look at it."
+)
 DISCLAIMER = "Research software; not a medical device. The verdict is the signing person's."

@@ -16,9 +16,10 @@ from ..report.content import to_json
 from ..report.page import draw, page_template
 from ..report.uncertainty_pictures import DOUBT_MM, doubt_planes, doubt_scale
 from .checks import Case
-from .forms import ANSWERS, DISCLAIMER, LOOKED_AT, SIGNED
+from .forms import ANSWERS, DISCLAIMER, LOOKED_AT, SIGNED, TOLERANCES
 
 PAGE = (8.27, 11.69)  # A4, inches
+FOOT = 0.055  # of the page's height: what is written ends above it
 VERDICT_COLOURS = {"within": "#2f7a4c", "outside": "#b3261e", "not measured": "#6a6f78"}
 
 
@@ -42,6 +43,7 @@ def write_qa(case: Case, folder: str | os.PathLike) -> list[Path]:
             answers=ANSWERS,
             signed=SIGNED,
             disclaimer=DISCLAIMER,
+            tolerances=TOLERANCES,
             fixed_colour=pictures.FIXED_COLOUR,
             moving_colour=pictures.MOVING_COLOUR,
         )
@@ -118,27 +120,30 @@ def _first_page(report: dict[str, Any]) -> Any:
     y -= 0.014
     line("Measurements and tolerances", 11, fontweight="bold")
     y -= 0.004
-    columns = (0.08, 0.36, 0.60, 0.84)
+    columns = (0.08, 0.35, 0.585, 0.815)
     for x, name in zip(columns, ("check", "measured", "tolerance", "verdict")):
         figure.text(x, y, name, fontsize=8, color="#6a6f78", va="top")
     y -= 0.02
     for check in report["checks"]:
         cells = [
             textwrap.wrap(check[key], w) or [""]
-            for key, w in (("name", 38), ("measured", 29), ("tolerance", 33))
+            for key, w in (("name", 36), ("measured", 29), ("tolerance", 31))
         ]
         for x, lines in zip(columns, cells):
             figure.text(x, y, "\n".join(lines), fontsize=8, va="top", linespacing=1.25)
         colour = VERDICT_COLOURS[check["verdict"]]
         figure.text(columns[3], y, check["verdict"], fontsize=8, va="top", color=colour, fontweight="bold")
         y -= 0.0145 * max(map(len, cells)) + 0.009
+    line(TOLERANCES, 7, width=130, color="#6a6f78")
     if report["notes"]:
-        y -= 0.006
+        y -= 0.01
         line("Notes", 11, fontweight="bold")
-        for note in report["notes"][:8]:
+        for k, note in enumerate(report["notes"]):
+            rows = len(textwrap.wrap(f"• {note}", 118))
+            if y - 8 * 0.00165 * (rows + 1) < FOOT:  # a row is left for what follows
+                line(f"and {len(report['notes']) - k} more in qa.html", 8)
+                break
             line(f"• {note}", 8, width=118)
-        if len(report["notes"]) > 8:
-            line(f"and {len(report['notes']) - 8} more in qa.json", 8)
     return figure
 
 
