@@ -29,12 +29,19 @@ _DEFINED = slicer.vtkMRMLMarkupsNode.PositionDefined
 def landmarks_from_node(node, without=None) -> tuple[Landmarks, np.ndarray]:
     """The placed points of a point list in the world (LPS mm), and their control point indices (n,).
 
-    Suggestions that nobody has looked at yet (see ``landmark_review``) count as not placed.
+    Suggestions that nobody has looked at yet (see ``landmark_review``) count as not placed: InputError where
+    there is nothing else.
 
     Left out is the effect of registration results above the list, and of the transform node ``without`` with
     all above it (``point_map`` of it counts those); the other parents may be of any kind.
     """
     placed = [_placed(node, i) for i in range(node.GetNumberOfControlPoints())]
+    if not any(placed) and any(_suggested(node, i) for i in range(len(placed))):
+        raise InputError(
+            _("{name} has suggestions alone so far: accept them under Make landmarks.").format(
+                name=node.GetName()
+            )
+        )
     index, undefined = np.flatnonzero(placed).tolist(), tuple(np.flatnonzero(np.logical_not(placed)).tolist())
     local = np.array([node.GetNthControlPointPosition(i) for i in index], float).reshape(-1, 3)
     general = _to_world(node, without)
@@ -46,7 +53,11 @@ def landmarks_from_node(node, without=None) -> tuple[Landmarks, np.ndarray]:
 
 def _placed(node, i: int) -> bool:
     placed = node.GetNthControlPointPositionStatus(i) == _DEFINED
-    return placed and node.GetNthControlPointDescription(i) != SUGGESTED
+    return placed and not _suggested(node, i)
+
+
+def _suggested(node, i: int) -> bool:
+    return node.GetNthControlPointDescription(i) == SUGGESTED
 
 
 def _to_world(node, without) -> vtk.vtkGeneralTransform:

@@ -739,6 +739,10 @@
   <context>
     <name>ProgressiveRegistrationSlicer.mrml_landmarks</name>
     <message>
+      <source>{name} has suggestions alone so far: accept them under Make landmarks.</source>
+      <translation>{name} hat bisher nur Vorschläge: unter Landmarken setzen annehmen.</translation>
+    </message>
+    <message>
       <source>{name} has no placed point: place landmarks or choose another list.</source>
       <translation>{name} hat keinen gesetzten Punkt: Landmarken setzen oder eine andere Liste wählen.</translation>
     </message>

@@ -127,3 +127,14 @@ def test_worked_examples_do_what_their_page_says(page, tables, tmp_path, monkeyp
 
 def test_examples_are_found():
     assert [page.stem for page in EXAMPLES] == ["data-reader", "landmark-format", "model", "preset"]
+
+
+def test_presets_are_described_in_the_same_words_everywhere():
+    """The panel, the page and the command line take them from ``presets.py``; these pages are written."""
+    from ProgressiveRegistrationLib.presets import PRESETS
+
+    module = (ROOT / "ProgressiveRegistration" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        assert f"| {preset.label} | {preset.description} |" in module
+        assert f"*{name}*: {preset.description}" in readme

@@ -48,7 +48,7 @@ def test_accepting_all_measures_the_error_that_the_transform_has(pair, thorax):
     _fixed, _moving, _transform, fixed_list, moving_list = pair
     labels = suggest(pair)
     assert labels == [f"S{n + 1}" for n in range(12)]
-    with pytest.raises(InputError, match="no placed point"):  # a suggestion is not a landmark yet
+    with pytest.raises(InputError, match="has suggestions alone so far"):  # none is a landmark yet
         errors(pair)
     review = reviews.Review(fixed_list, moving_list)
     for expected in labels:
@@ -175,6 +175,7 @@ def test_ten_minutes_of_a_clinician(chosen):
     assert panel.ui.messageLabel.text.startswith("8 landmarks suggested")
     assert "8 suggestions wait" in panel.ui.reviewLabel.text
     assert panel.ui.treTable.rowCount == 0  # nothing counts yet
+    assert "accept them under Make landmarks" in panel.ui.treSummaryLabel.text
     assert panel.ui.twoUpButton.checked
     assert slicer.app.layoutManager().layout == 5516
     nodes = {n.GetLayoutName(): n for n in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
