@@ -81,6 +81,30 @@ def test_sequence_of_shifted_chests_is_known_exactly_and_not_done_twice(capsys, 
     assert sorted(p.parent.name for p in after if after[p] != before[p]) == ["direct_p0"]
 
 
+def test_stopped_sequence_says_that_it_can_go_on_and_does(capsys, folder, tmp_path, monkeypatch):
+    from ProgressiveRegistrationLib.sequence import run as sequence_run
+
+    done, real = [], sequence_run.do_task
+
+    def stopped_at_the_second(task, *rest):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(task.name)
+        return real(task, *rest)
+
+    given = ["sequence", folder, "-o", tmp_path / "out", *OPTIONS[:-1], "--no-warped", "--no-agreement"]
+    monkeypatch.setattr(sequence_run, "do_task", stopped_at_the_second)
+    code, _, err = run(capsys, *given)
+    assert code == 130
+    assert "finished registrations stay" in err
+    assert not (tmp_path / "out" / "sequence.json").exists()
+    monkeypatch.setattr(sequence_run, "do_task", real)
+    code, _, err = run(capsys, *given)
+    assert code == 0
+    assert [line.split("]")[0] for line in err.splitlines() if "done before" in line] == ["[1/3"]
+    assert (tmp_path / "out" / "sequence.json").exists()
+
+
 def test_workers_do_what_one_process_does(capsys, folder, tmp_path):
     options = [*OPTIONS, "--no-warped", "--no-agreement"]
     assert run(capsys, "sequence", folder, "-o", tmp_path / "one", *options)[0] == 0

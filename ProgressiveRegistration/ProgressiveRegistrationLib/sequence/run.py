@@ -133,6 +133,12 @@ def run_sequence(
         raise OutputError(
             f"Another run works in {output} ({error.holder}); wait for it, or choose another folder."
         ) from None
+    except (Cancelled, KeyboardInterrupt):
+        if not write:
+            raise
+        raise Cancelled(
+            f"Cancelled; finished registrations stay in {output}: start it again to go on."
+        ) from None
     work.done()
     return result
 
