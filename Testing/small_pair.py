@@ -52,7 +52,7 @@ def write_small_pair(path: Path) -> Path:
     return path
 
 
-def write_dicom(image: sitk.Image, folder: Path, uid: str) -> None:
+def write_dicom(image: sitk.Image, folder: Path, uid: str, description: str = "") -> None:
     """One CT series as files whose names are not in the order of their positions."""
     folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
@@ -72,8 +72,10 @@ def write_dicom(image: sitk.Image, folder: Path, uid: str) -> None:
             ("0020|0013", str(k + 1)),
             ("0028|1052", "0"),
             ("0028|1053", "1"),
+            ("0008|103e", description),
         ):
-            part.SetMetaData(key, value)
+            if value:
+                part.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{uid[-1]}-{(7 * k) % count:03d}.dcm"))
         writer.Execute(part)
 

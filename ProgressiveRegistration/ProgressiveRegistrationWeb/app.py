@@ -21,7 +21,7 @@ from ProgressiveRegistrationSlicer.trust import trust_text, worst_place
 from ProgressiveRegistrationSlicer.work import Work, remaining_text
 
 from . import page_state
-from .colour_bar import colour_bar
+from .colour_bar import colour_bar, error_bar
 from .data_folder import DataFolder, Entry
 from .listing import Listing
 from .reading import image_of
@@ -62,6 +62,7 @@ class App:
         self._work: Work | None = None
         self._due: asyncio.Task | None = None
         self._tasks: set = set()
+        self._reading = asyncio.Lock()  # one file after the other
         self.listing = Listing(self.state, data, self._chosen)
         self.state.update(page_state.initial(templates, has_data=data is not None))
         self.state.client_only(*page_state.OF_A_TAB)
@@ -127,8 +128,19 @@ class App:
         )
 
     async def load(self, role: str, path: Path, root: Path, series: str | None, shown: str) -> None:
-        """Read a file beside the page and put it into the scene."""
-        if self._work is not None or self.state.loading:
+        """Read a file beside the page and put it into the scene; after the one that is being read."""
+        async with self._reading:
+            await self._load(role, path, root, series, shown)
+
+    def _is_free(self) -> bool:
+        """May the pair be changed? Says why not: a drop, or another tab, does not ask first."""
+        if self._work is not None:
+            with self.state:
+                self.say("Cancel what is running, or wait for it, before you change its images.", "error")
+        return self._work is None
+
+    async def _load(self, role: str, path: Path, root: Path, series: str | None, shown: str) -> None:
+        if not self._is_free():
             return
         side, _, kind = role.partition("_")
         with self.state as state:
@@ -168,7 +180,7 @@ class App:
         self.state.inputs = {**self.state.inputs, role: {"name": name, "detail": detail}}
 
     def remove_input(self, role: str) -> None:
-        if self._work is not None or role not in page_state.ROLES:
+        if role not in page_state.ROLES or not self._is_free():
             return
         side, _, kind = role.partition("_")
         self.workplace.remove(side, {"": "volume", "landmarks": "points", "mask": "mask"}[kind])
@@ -179,10 +191,14 @@ class App:
 
     def load_example(self) -> None:
         """The breathing thorax, made here."""
-        if self._work is None and not self.state.loading:
-            self._start(self._load_example())
+        self._start(self._load_example())
 
     async def _load_example(self) -> None:
+        async with self._reading:
+            if self._is_free():
+                await self._make_example()
+
+    async def _make_example(self) -> None:
         with self.state as state:
             state.loading, state.message = "Making a breathing thorax", ""
         try:
@@ -224,6 +240,8 @@ class App:
         if self._work is not None:
             self._work.cancel()
             return
+        if self.state.loading:
+            return  # the button is off, but another tab may be late
         try:
             session = self.workplace.session(
                 preset=str(self.state.preset),
@@ -436,7 +454,7 @@ class App:
         state, workplace = self.state, self.workplace
         errors, why = workplace.errors()
         registered = workplace.result is not None
-        workplace.show_vectors(errors)
+        state.update(error_bar(workplace.show_vectors(errors)))
         state.landmark_hint = why
         if errors is None:
             state.update({"tre": [], "rows": [], "paired": "", "histogram": "", "landmark": ""})

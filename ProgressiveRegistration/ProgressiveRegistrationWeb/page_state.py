@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ProgressiveRegistrationLib import formats
 from ProgressiveRegistrationLib.statistics import STATISTICS
 from ProgressiveRegistrationSlicer.choices import FusionMode, LungBoxes, Preset
 
@@ -31,6 +32,28 @@ TOOLS = (
     ("fixed", "mdi-map-marker-plus-outline", "A click adds a fixed landmark"),
     ("moving", "mdi-map-marker-plus", "A click adds a moving landmark"),
     ("move", "mdi-cursor-move", "Drag landmarks"),
+)
+
+
+class Download:
+    """The files that the page offers, named as the command line names them."""
+
+    TRANSFORM = formats.transform_file(formats.TRANSFORM_ENDINGS[0])
+    WARPED = formats.WARPED + formats.IMAGE_ENDINGS[0]
+    REPORT = formats.REPORT_PAGE
+    ERRORS = "landmark_errors.csv"
+    FIXED_POINTS = "fixed_landmarks.mrk.json"
+    MOVING_POINTS = "moving_landmarks.mrk.json"
+
+
+# (text, file, the state's list or flag that it needs)
+DOWNLOADS = (
+    ("Transform", Download.TRANSFORM, "registered"),
+    ("Registered image", Download.WARPED, "registered"),
+    ("Report", Download.REPORT, "registered"),
+    ("Landmark errors", Download.ERRORS, "tre"),
+    ("Fixed landmarks", Download.FIXED_POINTS, "rows"),
+    ("Moving landmarks", Download.MOVING_POINTS, "rows"),
 )
 COLOURS = {
     "background": "#101316",
@@ -91,6 +114,8 @@ def initial(templates: dict[str, str], *, has_data: bool) -> dict:
         "obstacle": "",
         "registered": False,
         "report_version": 0,
+        "report_page": Download.REPORT,
+        "downloads": [{"text": t, "file": f, "needs": n} for t, f, n in DOWNLOADS],
         "folding": [],
         "trust": "",
         "tre": [],
@@ -113,6 +138,8 @@ def initial(templates: dict[str, str], *, has_data: bool) -> dict:
         "maximized": "",
         "scale": [],
         "scale_colours": "",
+        "error_scale": [],
+        "error_colours": "",
         "browsing": False,
         "browse_title": "",
         "browse_crumbs": [],

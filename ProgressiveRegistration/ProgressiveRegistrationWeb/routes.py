@@ -6,10 +6,10 @@ import asyncio
 import csv
 import io
 import re
-import shutil
 from pathlib import Path
 
 from aiohttp import web
+from ProgressiveRegistrationLib import formats
 from ProgressiveRegistrationLib.errors import InputError, ProgressiveRegistrationError
 from ProgressiveRegistrationLib.images import write_image
 from ProgressiveRegistrationLib.landmarks import write_landmarks
@@ -17,6 +17,7 @@ from ProgressiveRegistrationLib.memory import trim
 from trame_client.module import vue3 as client_module
 
 from .app import App
+from .page_state import Download
 
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -37,7 +38,7 @@ class Routes:
         web_app.router.add_get("/index.html", self.index)
         web_app.router.add_get("/alive", self.alive)
         web_app.router.add_get("/download/{name}", self.download)
-        web_app.router.add_get("/report/{version}/report.html", self.report)
+        web_app.router.add_get(f"/report/{{version}}/{formats.REPORT_PAGE}", self.report)
         web_app.router.add_post("/upload/begin", self.upload_begin)
         web_app.router.add_post("/upload/file", self.upload_file)
         web_app.router.add_post("/upload/done", self.upload_done)
@@ -51,6 +52,8 @@ class Routes:
         async def count(request: web.Request, handler):
             if request.path != "/ws":
                 return await handler(request)
+            if not web.WebSocketResponse().can_prepare(request):
+                return web.Response(status=400, text="This is the page's websocket.")
             self._change_tabs(1)
             try:
                 return await handler(request)
@@ -78,12 +81,12 @@ class Routes:
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         makers = {
-            "transform.h5": self._transform,
-            "warped.nrrd": self._warped,
-            "report.html": self._report,
-            "landmark_errors.csv": self._errors,
-            "fixed_landmarks.mrk.json": self._points,
-            "moving_landmarks.mrk.json": self._points,
+            Download.TRANSFORM: self._transform,
+            Download.WARPED: self._warped,
+            Download.REPORT: self._report,
+            Download.ERRORS: self._errors,
+            Download.FIXED_POINTS: self._points,
+            Download.MOVING_POINTS: self._points,
         }
         name = request.match_info["name"]
         if name not in makers:
@@ -98,7 +101,7 @@ class Routes:
     async def report(self, _request: web.Request) -> web.StreamResponse:
         try:
             async with self._making:
-                path = await self._report(self._folder / "report.html")
+                path = await self._report(self._folder / formats.REPORT_PAGE)
         except ProgressiveRegistrationError as error:
             return web.Response(status=409, text=str(error))
         return web.FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
@@ -180,6 +183,7 @@ class Routes:
     async def upload_failed(self, request: web.Request) -> web.Response:
         """The browser tells what went wrong on the way; the page shows it."""
         text = (await request.content.read(2000)).decode(errors="replace")
+        self._app.uploads.discard(request.query.get("drop", ""))
         with self._app.state:
             self._app.say(text or "The upload failed.", "error")
         return web.Response(text="")
@@ -193,7 +197,7 @@ class Routes:
 
     def clean(self) -> None:
         """Forget what was uploaded."""
-        shutil.rmtree(self._app.uploads.folder, ignore_errors=True)
+        self._app.uploads.clean()
 
 
 def _cell(text: str) -> str:

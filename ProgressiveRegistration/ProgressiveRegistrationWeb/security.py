@@ -85,25 +85,32 @@ class Guard:
         return guard
 
     def _foreign(self, request: web.Request) -> web.Response | None:
-        host = request.headers.get("Host", "")
-        if self._token is None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        try:
+            name, site = urlsplit(f"//{host}").hostname or "", urlsplit(origin or "").netloc
+            here = self._token is not None or is_loopback(name)
+        except ValueError:  # no addresses at all
+            here, site = False, ""
+        if not here:
             return web.Response(status=403, text="This server answers to its own address alone.")
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and site != host:
             return web.Response(status=403, text="Another site's page may not use this server.")
         return None
 
     def _knows(self, request: web.Request) -> bool:
-        cookie = request.cookies.get(COOKIE, "").encode()
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        cookie = _bytes(request.cookies.get(COOKIE, ""))
+        given = _bytes(request.headers.get("Authorization", "").removeprefix("Bearer "))
         # both are compared, each in constant time
         return hmac.compare_digest(cookie, self._session.encode()) | hmac.compare_digest(given, self._token)
 
     async def _ask(self, request: web.Request) -> web.Response:
         given = request.query.get("token")
         if request.method == "POST" and request.path == "/token":
-            given = str((await request.post()).get("token", ""))
-        if given is not None and hmac.compare_digest(given.encode(), self._token):
+            try:
+                given = str((await request.post()).get("token", ""))
+            except ValueError:  # no form
+                given = ""
+        if given is not None and hmac.compare_digest(_bytes(given), self._token):
             response = web.Response(status=303, headers={"Location": "/index.html"})
             response.set_cookie(COOKIE, self._session, httponly=True, samesite="Strict", path="/")
             return response
@@ -111,6 +118,11 @@ class Guard:
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
         text = "That is not the token." if given is not None else "This server asks for its token."
         return web.Response(status=401, text=_FORM.format(text=html.escape(text)), content_type="text/html")
+
+
+def _bytes(text: str) -> bytes:
+    """What was sent, also where it is no UTF-8."""
+    return text.encode(errors="surrogateescape")
 
 
 _FORM = """<!DOCTYPE html>

@@ -16,6 +16,7 @@ from ProgressiveRegistrationLib.errors import InputError, OutputError
 from .security import Guard, check_address
 
 MEGABYTE = 1_000_000
+UPLOADS = ".progressive-registration-uploads"  # in the output folder; nobody else's, for it is deleted
 STOP_SECONDS = 3.0
 
 
@@ -171,7 +172,7 @@ def build(data, folder: Path, upload_limit: int):
     from .views import DEFINITIONS
 
     templates = {name: definition.singleton_tag for name, definition in DEFINITIONS.items()}
-    app = App(server, slicer_app, templates, data=data, uploads=Uploads(folder / "uploads", upload_limit))
+    app = App(server, slicer_app, templates, data=data, uploads=Uploads(folder / UPLOADS, upload_limit))
     return server, Routes(app, folder), app
 
 

@@ -20,6 +20,8 @@ class Uploads:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        self._bytes: dict[str, int] = {}  # of each drop, with what is on its way
+        self.clean()  # of a server that was killed
 
     def begin(self) -> str:
         """A new drop's name."""
@@ -46,32 +48,42 @@ class Uploads:
         if path.exists():
             raise InputError(f"{path.name} was dropped twice.")
         part = folder / f".{uuid.uuid4().hex}"
-        room = self.limit - self.used()
+        size = 0
         try:
             with open(part, "wb") as stream:
                 async for chunk in chunks:
-                    room -= len(chunk)
-                    if room < 0:
+                    size += len(chunk)
+                    self._bytes[drop] = self._bytes.get(drop, 0) + len(chunk)
+                    if self.used() > self.limit:
                         raise InputError(
                             f"{path.name} is too large: uploads are limited to {self.limit / 1e6:.0f} MB "
                             "together; put it into the data folder, or raise --max-upload."
                         )
                     stream.write(chunk)
             part.rename(path)
+            size = 0
         except OSError as error:
             raise OutputError(f"{path.name} cannot be kept: {error.strerror or error}.") from error
         finally:
             part.unlink(missing_ok=True)
+            if drop in self._bytes:
+                self._bytes[drop] -= size
         return path
 
     def used(self) -> int:
         """Bytes of all drops."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        return sum(self._bytes.values())
 
     def discard(self, drop: str) -> None:
         """Forget a drop: it was read, or it was no good."""
         if _DROP.fullmatch(drop):
             shutil.rmtree(self.folder / drop, ignore_errors=True)
+            self._bytes.pop(drop, None)
+
+    def clean(self) -> None:
+        """Forget all drops."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._bytes.clear()
 
     def main_file(self, drop: str) -> Path:
         """What to read of a drop: its one file, the header among its files, or the folder (DICOM)."""

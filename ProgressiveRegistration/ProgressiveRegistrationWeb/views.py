@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import SimpleITK as sitk
 import slicer
+import vtk
 from ProgressiveRegistrationLib.geometry import Grid
 from ProgressiveRegistrationLib.memory import trim
 from ProgressiveRegistrationSlicer import mrml, overlays
@@ -265,7 +266,26 @@ class Views:
         self.fit_3d()
 
     def fit_3d(self) -> None:
-        self.views[THREE_D].fit_view_to_content()
+        """All models and landmarks in the 3D view, seen from the front.
+
+        trame-slicer's own way counts the crosshair, too, which is as large as the view is far: each time
+        it goes farther away.
+        """
+        box = vtk.vtkBoundingBox()
+        for kind in ("vtkMRMLModelNode", "vtkMRMLMarkupsNode"):
+            for node in slicer.util.getNodesByClass(kind):
+                display, bounds = node.GetDisplayNode(), [1.0, -1.0] * 3
+                if display is not None and display.GetVisibility() and display.GetVisibility3D():
+                    node.GetRASBounds(bounds)
+                if vtk.vtkMath.AreBoundsInitialized(bounds):
+                    box.AddBounds(bounds)
+        view = self.views[THREE_D]
+        view.fit_view_to_content()
+        if box.IsValid():
+            bounds = [0.0] * 6
+            box.GetBounds(bounds)
+            view.renderer().ResetCameraScreenSpace(bounds)
+            view.schedule_render()
 
     def render_slices(self) -> None:
         """Draw the slice views again; the 3D view looks at its models by itself."""

@@ -24,6 +24,7 @@ from ProgressiveRegistrationSlicer.trust import TrustMap, state_of
 
 COLOURS = {"fixed": (1.0, 0.6, 0.2), "moving": (0.2, 0.6, 1.0)}
 POINT_MM = 4.0
+LEAST_RANGE_MM = 5.0  # of the landmark errors' colours
 POINT_EVENTS = (
     slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
     slicer.vtkMRMLMarkupsNode.PointAddedEvent,
@@ -197,8 +198,8 @@ class Workplace:
         except ProgressiveRegistrationError as error:
             return None, str(error)
 
-    def show_vectors(self, errors) -> None:
-        """Draw the landmarks' errors in 3D and in the slices; nothing without a result."""
+    def show_vectors(self, errors) -> float | None:
+        """Draw the landmarks' errors in 3D and in the slices; returns mm at the colours' end, or None."""
         seen = errors is not None and self.result is not None
         for node in self.points.values():
             if node is not None:
@@ -206,11 +207,13 @@ class Workplace:
         if not seen:
             self._remove(self._vectors)
             self._vectors = None
-            return
+            return None
         if self._vectors is None:
             self._vectors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Landmark errors")
         mrml_landmarks.update_error_model(errors, self._vectors)
-        mrml_landmarks.show_error_model(self._vectors, max(5.0, float(errors.after.max())))
+        largest = max(LEAST_RANGE_MM, float(errors.after.max()))
+        mrml_landmarks.show_error_model(self._vectors, largest)
+        return largest
 
     def lock_points(self, locked: bool) -> None:
         """May points be dragged in the views?"""

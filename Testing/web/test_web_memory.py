@@ -42,8 +42,8 @@ def most(process: int) -> float:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_two_large_scans_take_less_than_two_gibibytes(browser, web, folder, record_property):
     server = Server("--data", folder)
-    tab = Driver(browser, server.url)
-    told = {}
+    tab = Driver(browser, server.url, server=server)
+    told = {"started": most(server.process.pid)}
     for side in ("fixed", "moving"):
         tab.page.locator(f"[data-browse={side}]").click()
         tab.page.locator(".entry", has_text=f"{side}.nrrd").click()

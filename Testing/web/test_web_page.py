@@ -17,6 +17,7 @@ from page_driver import LONG, Driver, array, grave_findings
 from playwright.sync_api import expect
 
 EVIL = "<img src=x onerror=alert(1)>"
+SERIES = "Chest <b>exhale</b>"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,9 @@ def folder(tmp_path_factory) -> Path:
     write_landmarks(Landmarks(pair.moving_landmarks.points, labels), out / "inhale.csv")
     (out / "broken.nrrd").write_bytes(b"NRRD0004\ntype: short\n")
     (out / "series").mkdir()
-    write_dicom(pair.fixed, out / "series" / "one", "1.2.826.0.1.3680043.2.1.7")
+    write_dicom(pair.moving, out / "series" / "one", "1.2.826.0.1.3680043.2.1.7")
+    write_dicom(pair.fixed, out / "series" / "two", "1.2.826.0.1.3680043.2.1.8", SERIES)
+    write_dicom(pair.moving, out / "series" / "two", "1.2.826.0.1.3680043.2.1.9", "Chest, inhale")
     return out
 
 
@@ -72,7 +75,7 @@ def test_the_breathing_thorax_is_loaded_and_seen(tab, screenshots):
     tab.page.screenshot(path=screenshots / "web-loaded.jpg", type="jpeg", quality=82)
 
 
-def test_cancel_is_answered_at_once_and_leaves_the_scene_as_it_was(tab, server, record_property):
+def test_cancel_is_answered_at_once_and_leaves_the_scene_as_it_was(tab, screenshots, record_property):
     """At once: before the computation ends, which a second registration then waits for. The time is
     recorded, not asserted."""
     tab.settle(1)
@@ -84,6 +87,10 @@ def test_cancel_is_answered_at_once_and_leaves_the_scene_as_it_was(tab, server, 
         tab.register()
         expect(tab.page.locator("#stage")).not_to_have_text("Starting", timeout=LONG)
         expect(tab.page.locator("#stage")).to_contain_text(stage, timeout=LONG)
+        if stage:
+            expect(tab.page.locator("#stage")).to_contain_text(re.compile("about .* left"), timeout=LONG)
+            assert 0 < int(tab.page.locator("#progress").get_attribute("aria-valuenow")) < 100
+            tab.page.screenshot(path=screenshots / "web-busy.jpg", type="jpeg", quality=82)
         began = time.perf_counter()
         tab.page.locator("#register").click()
         expect(tab.page.locator("#register")).to_have_text("Register")
@@ -114,6 +121,43 @@ def test_the_phantom_registers_below_two_millimetres(tab, screenshots):
     assert "Folding inside the lungs: 0.000 %" in tab.page.locator("#folding").inner_text()
     tab.settle(2)
     tab.page.screenshot(path=screenshots / "web-registered.jpg", type="jpeg", quality=82)
+
+
+def test_landmarks_are_sorted_by_error_and_drawn_as_a_histogram(tab):
+    after = [float(text) for text in tab.page.locator("#landmarks tbody td:last-child").all_inner_texts()]
+    assert len(after) == 40
+    assert after == sorted(after, reverse=True)
+    histogram = tab.page.get_by_role("img", name="Histogram of the landmark errors")
+    expect(histogram).to_be_visible()
+    assert histogram.evaluate("image => image.naturalWidth") > 100, "the browser could draw it"
+
+
+def test_the_3d_view_has_the_lungs_and_coloured_errors(tab, screenshots):
+    tab.page.get_by_role("button", name="Enlarge the 3D view").click()
+    expect(tab.page.locator(".view-axial")).to_be_hidden()
+    expect(tab.page.locator(".view-3d .scale")).to_contain_text("5 mm")
+    tab.settle(2)
+    tab.page.screenshot(path=screenshots / "web-3d.jpg", type="jpeg", quality=82)
+    picture = array(tab.picture("3D"))[:, :-60]  # without the colour bar
+    brightness = picture.sum(2)
+    background = np.median(brightness[:, :40], axis=1, keepdims=True)
+    seen = np.abs(brightness - background) > 60
+    assert 0.15 < seen.mean() < 0.8, "the lungs fill the view, neither less nor more"
+    assert np.abs(np.argwhere(seen).mean(0) / seen.shape - 0.5).max() < 0.15, "and lie in its middle"
+    coloured = (picture.max(2) - picture.min(2)) > 90
+    assert coloured.sum() > 200, "the errors"
+    tab.page.get_by_role("button", name="Show all views").click()
+    expect(tab.page.locator(".view-axial")).to_be_visible()
+
+
+@pytest.mark.parametrize("window", ["Mediastinum", "Bone"])
+def test_window_presets_change_the_grey_values(tab, window):
+    tab.settle(2)
+    before = array(tab.picture("Axial"))
+    tab.choose("Window", window)
+    tab.wait_until(lambda: np.abs(array(tab.picture("Axial")) - before).mean() > 5, window)
+    tab.choose("Window", "Lung")
+    tab.wait_until(lambda: np.abs(array(tab.picture("Axial")) - before).mean() < 1, "as it was")
 
 
 def test_a_landmark_row_takes_all_views_to_it(tab):
@@ -165,7 +209,11 @@ def test_landmarks_are_dragged_in_a_view(tab):
     tab.use_tool("move")
     was = tab.landmark(label)
     at = tab.crosshair("axial")
-    tab.drag("axial", at, (at[0] + 30, at[1] + 20))
+    for _attempt in range(3):  # a press that comes before the view saw the mouse takes nothing
+        tab.drag("axial", at, (at[0] + 30, at[1] + 20))
+        tab.settle(1)
+        if tab.landmark(label)[0] != was[0]:
+            break
     tab.wait_until(lambda: tab.landmark(label)[0] != was[0], "the error follows")
     moved = tab.landmark(label)
     tab.drag("axial", (at[0] + 30, at[1] + 20), at)
@@ -233,7 +281,15 @@ def test_results_are_downloaded_and_are_what_the_page_shows(tab, tmp_path):
     from ProgressiveRegistrationLib.transforms import map_points, read_transform
 
     paths = {}
-    for text in ("Transform", "Registered image", "Landmark errors", "Fixed landmarks", "Moving landmarks"):
+    texts = (
+        "Transform",
+        "Registered image",
+        "Landmark errors",
+        "Fixed landmarks",
+        "Moving landmarks",
+        "Report",
+    )
+    for text in texts:
         with tab.page.expect_download(timeout=LONG) as download:
             tab.page.get_by_role("link", name=text, exact=True).click()
         paths[text] = tmp_path / download.value.suggested_filename
@@ -246,6 +302,8 @@ def test_results_are_downloaded_and_are_what_the_page_shows(tab, tmp_path):
     assert mean == pytest.approx(tab.tre("After"), abs=0.01)
     assert sitk.ReadImage(str(paths["Registered image"])).GetSize() == (192, 192, 128)
     assert len(paths["Landmark errors"].read_text().splitlines()) == 41
+    assert paths["Transform"].name == "transform.h5", "as the command line names it"
+    assert "Lung CT registration" in paths["Report"].read_text(encoding="utf-8")
 
 
 def test_a_second_tab_shows_the_same_session_and_says_so(tab, browser, server):
@@ -258,6 +316,9 @@ def test_a_second_tab_shows_the_same_session_and_says_so(tab, browser, server):
     assert other.problems == []
     other.close()
     expect(tab.page.get_by_text("One user a server")).to_be_visible(timeout=LONG)
+    picture = tab.page.locator(".view-axial .picture img").first
+    shape = "image => image.naturalWidth / image.naturalHeight - image.clientWidth / image.clientHeight"
+    tab.wait_until(lambda: abs(picture.evaluate(shape)) < 0.02, "the views have this tab's size again")
 
 
 def pick(tab, role: str, *names: str) -> None:
@@ -270,13 +331,14 @@ def pick(tab, role: str, *names: str) -> None:
     tab.page.locator(".entry", has_text=names[-1]).first.click()
 
 
-def test_a_bad_file_is_told_in_one_sentence_and_changes_nothing(tab):
+def test_a_bad_file_is_told_in_one_sentence_and_changes_nothing(tab, screenshots):
     pick(tab, "fixed", "broken.nrrd")
     tab.expect_message("broken.nrrd cannot be read as an image")
     tab.expect_input("fixed", "Thorax exhale")
+    tab.page.screenshot(path=screenshots / "web-bad.jpg", type="jpeg", quality=82)
 
 
-def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab):
+def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab, screenshots):
     pick(tab, "fixed", "exhale.nrrd")
     tab.expect_input("fixed", "exhale.nrrd")
     pick(tab, "moving", "inhale.nii.gz")
@@ -287,6 +349,7 @@ def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab):
     expect(tab.page.locator("#landmarks tbody tr")).to_have_count(12, timeout=LONG)
     tab.page.get_by_text("Options", exact=True).click()
     tab.page.get_by_label("Lung masks from files").check()
+    tab.page.screenshot(path=screenshots / "web-options.jpg", type="jpeg", quality=82)
     pick(tab, "fixed_mask", "lungs.nrrd")
     tab.expect_input("fixed_mask", "lungs.nrrd")
     tab.choose("Preset", "Fast")
@@ -295,9 +358,13 @@ def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab):
     assert tab.tre("After") < tab.tre("Before")
 
 
-def test_a_dicom_series_is_chosen_by_name(tab):
-    pick(tab, "fixed", "series", "one", "64 slices")
-    tab.expect_input("fixed", "Series")
+def test_a_dicom_series_is_chosen_by_name(tab, screenshots):
+    pick(tab, "fixed", "series", "two")
+    expect(tab.page.locator(".entry")).to_have_count(2, timeout=LONG)
+    tab.page.screenshot(path=screenshots / "web-choose.jpg", type="jpeg", quality=82)
+    tab.page.locator(".entry", has_text=SERIES).click()
+    tab.expect_input("fixed", SERIES)
+    expect(tab.page.locator("[data-role=fixed] .detail")).to_contain_text("80 × 80 × 64")
 
 
 def test_names_and_labels_are_shown_as_text_never_run(tab, screenshots):
@@ -337,10 +404,29 @@ def test_a_header_and_its_voxels_dropped_together_are_read(tab, folder, tmp_path
     tab.expect_input("moving", "pair.mhd")
 
 
+def test_two_drops_in_a_row_are_both_read(tab, folder):
+    tab.drop("fixed", [folder / "exhale.nrrd"])
+    tab.drop("moving", [folder / "inhale.nii.gz"])
+    tab.expect_input("fixed", "exhale.nrrd")
+    tab.expect_input("moving", "inhale.nii.gz")
+
+
+def test_what_is_dropped_while_registering_is_refused_with_the_way_out(tab, folder):
+    tab.choose("Preset", "Accurate")
+    tab.register()
+    tab.drop("moving", [folder / "exhale.nrrd"])
+    tab.expect_message("Cancel what is running, or wait for it, before you change its images.")
+    assert tab.is_busy()
+    tab.page.locator("#register").click()
+    tab.expect_message("Cancelled; the scene is as it was.")
+    tab.expect_input("moving", "inhale.nii.gz")
+    tab.choose("Preset", "Fast")
+
+
 def test_files_that_do_not_belong_together_are_told(tab, folder):
     tab.drop("moving", [folder / "exhale.nrrd", folder / "inhale.nii.gz"])
     tab.expect_message("These 2 files are not one image")
-    tab.expect_input("moving", "pair.mhd")
+    tab.expect_input("moving", "inhale.nii.gz")
 
 
 def test_a_bad_file_sent_from_the_browser_is_told(tab, folder):
@@ -372,15 +458,29 @@ def test_the_page_fits_a_small_screen_and_a_tablet(browser, server, screenshots,
         "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
     assert overflow <= 0
-    if width < 900:
-        driver.page.keyboard.press("Escape")  # the controls lie over the views there
-        driver.settle()
+    if width < 900:  # the controls would lie over the views there
+        expect(driver.page.locator("#register")).not_to_be_in_viewport()
     for view in ("axial", "coronal", "sagittal", "3d"):
         box = driver.page.locator(f".view-{view} .picture").bounding_box()
         assert box["width"] > 150, view
         assert box["height"] > 120, view
         assert box["x"] + box["width"] <= width + 1, view
     driver.page.screenshot(path=screenshots / f"web-{width}.jpg", type="jpeg", quality=82)
+    if width < 900:
+        driver.page.get_by_role("button", name="Show or hide the controls").tap()
+        expect(driver.page.locator("#register")).to_be_in_viewport()
+        driver.settle()
+        driver.page.screenshot(path=screenshots / f"web-{width}-controls.jpg", type="jpeg", quality=82)
+        driver.page.touchscreen.tap(width - 40, height / 2)  # beside them
+        expect(driver.page.locator("#register")).not_to_be_in_viewport()
+        expect(driver.page.locator(".v-navigation-drawer__scrim")).to_have_count(0)
+    box = driver.page.locator(".view-coronal .picture").bounding_box()
+    for down in (0.3, 0.7):  # a tap links the views
+        was = driver.position("Axial")
+        driver.page.touchscreen.tap(box["x"] + (1 - down) * box["width"], box["y"] + down * box["height"])
+        expect(driver.page.locator(".view-axial .position")).not_to_have_text(f"S {was:.1f} mm")
+    assert driver.position("Axial") < was
+    assert driver.problems == []
     driver.close()
 
 

@@ -247,6 +247,37 @@ def test_no_address_leads_to_the_server_s_own_files(open_server, path):
     assert b"root:" not in answer
 
 
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status"),
+    [
+        ("GET /alive", b"Authorization: Bearer \xff\xfe", (401, 200)),
+        ("GET /alive", b"Cookie: progressive-registration=\xff", (401, 200)),
+        ("GET /?token=%ff%ed%a0%80", b"X: y", (401, 302)),
+        ("POST /token", b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 3", (401, 405)),
+        ("GET /alive", b"Origin: http://[", (403, 403)),
+        ("GET /alive", b"Origin: \xff", (403, 403)),
+        ("GET /ws", b"X: y", (401, 400)),
+    ],
+)
+def test_odd_requests_are_refused_and_break_nothing(
+    closed_server, open_server, request_line, headers, status
+):
+    """With a token and without."""
+    for server, expected in zip((closed_server, open_server), status):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+            head = f"{request_line} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n".encode()
+            raw.sendall(head + headers + b"\r\n\r\n" + (b"abc" if b"Length" in headers else b""))
+            assert int(raw.recv(100).split()[1]) == expected
+    assert websocket(open_server.url) == 101
+
+
+@pytest.mark.parametrize("host", [b"[", b"\xff", b"127.0.0.1.evil.example", b""])
+def test_a_host_that_is_none_is_refused(open_server, host):
+    with socket.create_connection(("127.0.0.1", open_server.port), timeout=30) as raw:
+        raw.sendall(b"GET /alive HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        assert int(raw.recv(100).split()[1]) in (400, 403)
+
+
 def post(url: str, body: bytes = b"") -> tuple[int, str]:
     try:
         with urllib.request.urlopen(
@@ -379,26 +410,83 @@ def test_an_upload_that_breaks_off_leaves_no_file(tmp_path):
     assert uploads.used() == 0
 
 
-def test_nothing_is_written_outside_the_output_folder(web, browser, tmp_path):
-    """A session on a data folder leaves it, and the folder that the server runs in, as they were."""
-    from page_driver import Driver
+def test_uploads_that_come_at_once_are_bounded_together(tmp_path):
+    uploads = Uploads(tmp_path / "uploads", 1000)
 
-    data, output = tmp_path / "data", tmp_path / "output"
-    data.mkdir()
+    async def slow(chunks: int):
+        for _ in range(chunks):
+            await asyncio.sleep(0)
+            yield bytes(100)
+
+    async def three() -> list:
+        drops = [uploads.begin() for _ in range(3)]
+        files = (uploads.receive(drop, "a.nrrd", slow(6)) for drop in drops)
+        return await asyncio.gather(*files, return_exceptions=True)
+
+    refused = [result for result in finished(three) if not isinstance(result, Path)]
+    assert refused
+    assert all(isinstance(result, InputError) and "too large" in str(result) for result in refused)
+    files = [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
+    assert uploads.used() == sum(path.stat().st_size for path in files) <= 1000
+    assert len(files) == 3 - len(refused)
+
+
+def test_uploads_of_a_server_that_was_killed_are_forgotten(tmp_path):
+    drop = Uploads(tmp_path / "uploads", 1000).begin()
+    (tmp_path / "uploads" / drop / "a.nrrd").write_bytes(b"x")
+    with pytest.raises(InputError, match="not known"):
+        Uploads(tmp_path / "uploads", 1000).place(drop)
+    assert not (tmp_path / "uploads").exists()
+
+
+def test_nothing_is_written_outside_the_output_folder(web, browser, tmp_path):
+    """A whole session leaves the data, the user's own folder and that of the server as they were."""
+    from page_driver import LONG, Driver
+    from playwright.sync_api import expect
+    from ProgressiveRegistrationLib.phantom.pair import breathing_thorax
+
+    data, output, home = tmp_path / "data", tmp_path / "output", tmp_path / "home"
+    for folder in (data, home, tmp_path / "tmp"):
+        folder.mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((9, 9, 9), np.int16)), str(data / "flat.nrrd"))
-    before = {path: path.stat().st_mtime_ns for path in (data, data / "flat.nrrd")}
+    pair = breathing_thorax(3, size=(80, 80, 64), spacing=(4.3, 4.3, 5.0), tips=300, landmarks=12)
+    for side in ("fixed", "moving"):
+        sitk.WriteImage(getattr(pair, side), str(data / f"{side}.nrrd"))
+    before = {path: path.stat().st_mtime_ns for path in (data, *data.iterdir())}
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, check=True
     ).stdout
-    server = Server("--data", data, "--output", output)
+    environment = {"HOME": str(home), "TMPDIR": str(tmp_path / "tmp")}
+    server = Server("--data", data, "--output", output, environment=environment)
     driver = Driver(browser, server.url)
     driver.page.locator("[data-browse=fixed]").click()
     driver.page.locator(".entry", has_text="flat.nrrd").click()
     assert "flat.nrrd has the value 0 everywhere" in driver.message()
+    driver.page.locator("[data-browse=fixed]").click()
+    driver.page.locator(".entry", has_text="fixed.nrrd").click()
+    driver.expect_input("fixed", "fixed.nrrd")
+    with driver.page.expect_file_chooser() as chooser:
+        driver.page.locator("[data-upload=moving]").click()
+    chooser.value.set_files(str(data / "moving.nrrd"))
+    driver.expect_input("moving", "moving.nrrd")
+    driver.choose("Preset", "Fast")
+    driver.register()
+    assert "Registered in" in driver.wait_registered()
+    for text in ("Transform", "Registered image", "Report"):
+        with driver.page.expect_download(timeout=LONG) as download:
+            driver.page.get_by_role("link", name=text, exact=True).click()
+        assert download.value.failure() is None
+    driver.page.locator("#report-tab").click()
+    heading = driver.page.frame_locator(".report iframe").get_by_role("heading", name="Lung CT registration")
+    expect(heading).to_be_visible(timeout=LONG)
     driver.close()
-    assert server.stop() == 0
-    assert before == {path: path.stat().st_mtime_ns for path in (data, data / "flat.nrrd")}
-    assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["data", "output"]
+    server.close()
+    assert before == {path: path.stat().st_mtime_ns for path in (data, *data.iterdir())}
+    written = {path.name for path in output.iterdir()}
+    assert written == {"transform.h5", "warped.nrrd", "report.html", "report.json"}
+    left = [path for folder in (home, tmp_path / "tmp") for path in folder.rglob("*") if path.is_file()]
+    assert left == []
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "output", "home", "tmp"}
     after = subprocess.run(
         ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, check=True
     ).stdout

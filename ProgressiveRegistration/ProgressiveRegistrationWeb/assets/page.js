@@ -10,16 +10,38 @@
 
   async function upload(role, files) {
     if (!files.length) return;
+    let drop = "";
     try {
-      const drop = await post(`upload/begin?role=${role}&count=${files.length}`);
+      drop = await post(`upload/begin?role=${role}&count=${files.length}`);
       for (const file of files) {
         await post(`upload/file?drop=${drop}&name=${encodeURIComponent(file.name)}`, file);
       }
       await post(`upload/done?drop=${drop}&role=${role}`);
     } catch (error) {
-      await post("upload/failed", String(error.message || error).slice(0, 300)).catch(() => {});
+      await post(`upload/failed?drop=${drop}`, String(error.message || error).slice(0, 300)).catch(() => {});
     }
   }
+
+  // The views are drawn once, in one size: that of the tab that is used. A view tells its size when it changes.
+  let tabs = 1;
+  function tellSize() {
+    for (const picture of document.querySelectorAll(".picture")) {
+      picture.style.bottom = "31px";
+      setTimeout(() => (picture.style.bottom = ""), 50);
+    }
+  }
+  window.addEventListener("focus", () => tabs > 1 && tellSize());
+
+  const ready = setInterval(() => {
+    if (!window.trame?.state?.watch) return;
+    clearInterval(ready);
+    // Where the controls lie over the views, they begin closed.
+    if (window.innerWidth < 900) window.trame.state.set("drawer", false);
+    window.trame.state.watch(["tabs"], (now) => {
+      if (now < tabs && (now === 1 || document.hasFocus())) tellSize();
+      tabs = now;
+    });
+  }, 50);
 
   const zone = (event) => event.target.closest?.("[data-role]");
   for (const kind of ["dragover", "dragleave", "drop"]) {
