@@ -119,8 +119,8 @@ class App:
     def browse_to(self, path: str) -> None:
         self.listing.go(str(path))
 
-    def pick(self, index: int) -> None:
-        self.listing.pick(index)
+    def pick(self, path: str, series: str) -> None:
+        self.listing.pick(path, series)
 
     def _chosen(self, role: str, entry: Entry) -> None:
         self._start(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from ProgressiveRegistrationLib.errors import ProgressiveRegistrationError
 
-from .data_folder import DataFolder, Entry
+from .data_folder import MOST_ENTRIES, DataFolder, Entry
 from .reading import series_in
 
 
@@ -33,7 +33,7 @@ class Listing:
         names = [part for part in path.split("/") if part and part != "."]
         crumbs = [{"name": "Data", "path": ""}]
         crumbs += [{"name": name, "path": "/".join(names[: i + 1])} for i, name in enumerate(names)]
-        self._entries = []
+        # What was listed stays known until the new list is there: the page may still show it.
         self._state.update(
             {"browse_crumbs": crumbs, "browse_entries": [], "browse_error": "", "browse_wait": True}
         )
@@ -50,6 +50,7 @@ class Listing:
         if turn != self._turn:
             return  # another folder is wanted by now
         self._entries = entries
+        error = error or self._cut(entries)
         with self._state as state:
             state.update(
                 {"browse_entries": [asdict(e) for e in entries], "browse_error": error, "browse_wait": False}
@@ -61,11 +62,18 @@ class Listing:
         series = [] if points else series_in(self._folder.resolve(path), path, self._folder.root)
         return [*series, *entries]
 
-    def pick(self, index: int) -> None:
+    @staticmethod
+    def _cut(entries: list[Entry]) -> str:
+        """Says so where there is more in a folder than is listed."""
+        if sum(entry.kind != "series" for entry in entries) < MOST_ENTRIES:
+            return ""
+        return f"The first {MOST_ENTRIES} entries are listed: choose a folder below as --data to see more."
+
+    def pick(self, path: str, series: str) -> None:
         """The user pressed an entry."""
-        if not isinstance(index, int) or not 0 <= index < len(self._entries):
+        entry = next((e for e in self._entries if (e.path, e.series) == (path, series)), None)
+        if entry is None:
             return
-        entry = self._entries[index]
         if entry.kind == "folder":
             self.go(entry.path)
             return
