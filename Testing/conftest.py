@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
 import pytest
-from tiers import is_slow, slow_tests
+from tiers import cpu_seconds, is_slow, name_of, slow_tests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -26,3 +27,14 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if is_slow(item, slow):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """With TEST_COSTS=FILE every test's CPU seconds are written down: see ``tiers.py``."""
+    began = cpu_seconds()
+    result = yield
+    if "TEST_COSTS" in os.environ:
+        with open(os.environ["TEST_COSTS"], "a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([name_of(item), f"{cpu_seconds() - began:.3f}"])
+    return result
