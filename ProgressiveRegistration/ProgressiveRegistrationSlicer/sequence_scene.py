@@ -33,13 +33,15 @@ COLOURS = {
     "turbo": "30123b 466be3 28bceb 32f298 a4fc3c eecf3a fb7e21 d02f05 7a0403",
     "yellow to red": "ffffcc ffeda0 fed976 feb24c fd8d3c fc4d2a e2191c bb0026 800026",
 }
-# name of the map -> colours, range, unit
+# name of the map -> colours, unit
 MAPS = {
-    "amplitude": ("viridis", (0.0, 20.0), "mm"),
-    "ventilation_jacobian": ("turbo", (0.0, 0.5), ""),
-    "ventilation_hu": ("turbo", (0.0, 0.5), ""),
-    "uncertainty": ("yellow to red", (0.0, 5.0), "mm"),
+    "amplitude": ("viridis", "mm"),
+    "ventilation_jacobian": ("turbo", ""),
+    "ventilation_hu": ("turbo", ""),
+    "uncertainty": ("yellow to red", "mm"),
 }
+DOUBT_MM = 5.0  # of the uncertainty's colours, always: two registrations can be compared by eye
+HIGH = 97  # percentile at which a map's colours end; a deep and a shallow breath both show their parts
 
 
 @dataclass
@@ -102,7 +104,10 @@ def show(
     _display(phase)
     out = SequenceNodes(fixed, browser, volumes, transforms, phase, transform)
     for key, image in (maps or {}).items():
-        out.maps[key] = add_map(f"{name} {key.replace('_', ' ')}", image, *MAPS[key])
+        colours, unit = MAPS[key]
+        out.maps[key] = add_map(
+            f"{name} {key.replace('_', ' ')}", image, colours, colour_range(key, maps or {}), unit
+        )
     if landmarks is not None:
         out.landmarks = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"{name} landmarks")
         mrml_landmarks.landmarks_to_node(landmarks, out.landmarks)
@@ -170,6 +175,17 @@ def add_map(name: str, image: sitk.Image, colours: str, limits: tuple, unit: str
     )
     add_legend(node, name + (f" ({unit})" if unit else ""))
     return node
+
+
+def colour_range(key: str, maps: dict) -> tuple[float, float]:
+    """Of the map ``key`` among ``maps`` (name -> image); both ventilation maps have one, as on the page."""
+    if key == "uncertainty":
+        return 0.0, DOUBT_MM
+    first = "ventilation_jacobian" if key == "ventilation_hu" and "ventilation_jacobian" in maps else key
+    values = sitk.GetArrayViewFromImage(maps[first])
+    known = values[np.isfinite(values) & (values != 0)]
+    high = float(np.percentile(known, HIGH)) if known.size else 0.0
+    return 0.0, max(1.0, float(np.ceil(high))) if key == "amplitude" else max(0.1, round(high, 1))
 
 
 def load_result(folder: Path) -> SequenceNodes:

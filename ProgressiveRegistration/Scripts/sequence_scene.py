@@ -34,6 +34,11 @@ def start_core() -> list:
     legend = getattr(slicer, "vtkMRMLColorLegendDisplayNode", None)
     if legend is not None:  # else Slicer's colour module makes it known, which wants Slicer's folders
         scene.RegisterNodeClass(legend())
+    for view in ("Red", "Yellow", "Green"):  # what Slicer's slice views take over: the layers that they show
+        layers = slicer.vtkMRMLSliceCompositeNode()
+        layers.SetSingletonTag(view)
+        layers.SetLayoutName(view)
+        scene.AddNode(layers)
     for name in (
         "vtkMRMLColorLogic",
         "vtkSlicerVolumesLogic",

@@ -4,6 +4,9 @@ file.
 
 from __future__ import annotations
 
+from pathlib import Path
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -195,3 +198,49 @@ def test_sample_data_is_a_breath_that_the_panel_takes(panel):
     browser.SetSelectedItemNumber(1)
     sequence_scene.logic().UpdateProxyNodesFromSequences(browser)
     assert not np.array_equal(slicer.util.arrayFromVolume(shown), first)
+
+
+@pytest.mark.parametrize(("breath", "high"), [(0.09, 0.1), (0.31, 0.4)])
+def test_colours_of_maps_reach_as_far_as_the_breath(breath, high):
+    share = np.linspace(0.5, 1.2, GRID.points()[..., 0].size, dtype=np.float32).reshape(GRID.shape)
+    maps = {
+        "ventilation_jacobian": GRID.image(breath * share),
+        "ventilation_hu": GRID.image(3 * breath * share),
+        "amplitude": GRID.image(30 * breath * share),
+        "uncertainty": GRID.image(share),
+    }
+    ranges = {key: sequence_scene.colour_range(key, maps) for key in maps}
+    assert ranges["ventilation_jacobian"] == ranges["ventilation_hu"] == (0.0, pytest.approx(high))
+    assert ranges["amplitude"] == (0.0, np.ceil(30 * breath * 1.18))
+    assert ranges["uncertainty"] == (0.0, 5.0)
+
+
+def test_script_writes_a_scene_whose_views_show_reference_and_phase(capsys, tmp_path):
+    import subprocess
+    import sys
+    import zipfile
+
+    from small_pair import GRID as CHEST
+    from small_pair import chest, run
+
+    for k in range(2):
+        image = CHEST.image(chest())
+        image.SetOrigin(np.add(CHEST.origin, (0, 0, 8.0 * k)))
+        sitk.WriteImage(image, str(tmp_path / f"p{k}.nrrd"))
+    phases = [tmp_path / "p0.nrrd", tmp_path / "p1.nrrd"]
+    options = ["--reference", "p0", "--model", "none", "--preset", "fast", "--no-warped", "-q"]
+    assert run(capsys, "sequence", *phases, "-o", tmp_path / "out", *options)[0] == 0
+    script = Path(__file__).parents[2] / "ProgressiveRegistration" / "Scripts" / "sequence_scene.py"
+    given = [sys.executable, str(script), str(tmp_path / "out"), str(tmp_path / "scene.mrb")]
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "scene.mrb") as packed:
+        name = next(n for n in packed.namelist() if n.endswith(".mrml"))
+        nodes = ElementTree.fromstring(packed.read(name))
+    names = {node.get("id"): node.get("name") for node in nodes.iter()}
+    views = list(nodes.iter("SliceComposite"))
+    assert sorted(view.get("layoutName") for view in views) == ["Green", "Red", "Yellow"]
+    for view in views:
+        references = dict(part.split(":") for part in view.get("references").rstrip(";").split(";"))
+        assert names[references["backgroundVolume"]] == "out reference p0"
+        assert names[references["foregroundVolume"]] == "out phases"

@@ -187,7 +187,12 @@ def _second_page(case: Case) -> Any:
         "Overlays: fixed orange, moving blue, grey where they agree; orange alone where the moving image "
         "ends. The patient's right is on the left.\n"
         "Volume change: red grows to twice, blue shrinks to a half, yellow folds. "
-        f"Expected error: clear to dark red, {DOUBT_MM:.0f} mm and more.",
+        f"Expected error: clear to dark red, {DOUBT_MM:.0f} mm and more"
+        + (
+            "."
+            if case.map is None or case.map.figures["calibrated"]
+            else "; not calibrated for voxels this coarse."
+        ),
         fontsize=6.5,
         color="#6a6f78",
         va="top",
