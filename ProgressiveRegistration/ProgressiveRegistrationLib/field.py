@@ -23,7 +23,7 @@ from .geometry import Affine, Box, Grid, continued, steps_to_cover
 from .itk import itk_message
 from .itk_hdf5 import write_hdf5
 from .progress import Stop, check
-from .warping import warp_by_field, warp_image
+from .warping import Report, warp_by_field, warp_image
 
 FADE_MM = 40.0
 MAX_SPACING_MM = 2.5
@@ -146,13 +146,15 @@ class DisplacementField:
         *,
         label: bool = False,
         default: float | None = None,
+        report: Report = None,
     ) -> sitk.Image:
         """moving(T(x)) on the reference's grid, in the moving image's type; see ``warping.warp_image``."""
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
         along = np.abs(np.subtract(grid.direction, self.grid.direction)).max() < 1e-9
         if along and self.displacement_is_affine_at_border():
-            return warp_by_field(moving, grid, self, label=label, default=default)
-        return warp_image(moving, grid, self.transform_over(grid), label=label, default=default)
+            return warp_by_field(moving, grid, self, label=label, default=default, report=report)
+        whole = self.transform_over(grid)
+        return warp_image(moving, grid, whole, label=label, default=default, report=report)
 
     # ---- algebra -------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from .geometry import Grid
 from .itk import quiet_itk
 from .reading import headers, nifti
 from .transform_parts import inverted
-from .warping import warp_image
+from .warping import Report, warp_image
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 NIFTYREG = b"NREG_TRANS"
@@ -58,10 +58,12 @@ class ItkField(DisplacementField):
         *,
         label: bool = False,
         default: float | None = None,
+        report: Report = None,
     ) -> sitk.Image:
         """moving(T(x)), as ITK computes it: past the field's grid as well."""
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
-        return warp_image(moving, grid, self.to_transform(), label=label, default=default)
+        whole = self.to_transform()
+        return warp_image(moving, grid, whole, label=label, default=default, report=report)
 
     def covering(self, grid: Grid) -> DisplacementField:
         """Itself: there is nothing to continue."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,7 +27,7 @@ from .landmarks import read_landmarks, write_landmarks
 from .lungs import find_lungs
 from .options import IMAGE_CHOICES, PATH, Options, PairFiles
 from .pairing import LandmarkPair, read_landmark_pair, read_side
-from .progress import Progress, Work
+from .progress import Progress, Stop, Work, check
 from .quality import quality_figures
 from .report.content import describe_image, evaluation_report, protocol, registration_report
 from .report.page import draw, write_report
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # it brings torch
 
 MUCH_FOLDING = 0.1  # percent of the lung, from which on a note tells it
 # Shares of the time, for the progress bar only.
+WRITING = "Writing the warped images"
 SHARES = {
     "reading": 5.0,
     "registering": 40.0,
@@ -145,7 +146,7 @@ def register_files(
         if doubt is not None:
             figures["uncertainty"] = doubt.figures
         with work.stage("writing", "Warping and writing"):
-            images, warped = _write_images(job, inputs, result, folder, beside)
+            images, warped = _write_images(job, inputs, result, folder, beside, work.cancelled)
             outputs = _write_results(job, inputs, result, figures, folder, work.part("writing"))
             outputs.update(images)
             if doubt is not None:
@@ -164,9 +165,8 @@ def register_files(
         scene = (inputs.fixed, inputs.moving, result.field, result.fixed_lungs.mask)
         final = job.final or job.output
         drawn = draw_report(report, scene, work, doubt) if job.options.report else None
-        with work.stage("writing", "Writing the warped images"):
-            for written in warped:
-                written.result()
+        with work.stage("writing", WRITING) as report_on:
+            _wait(warped, lambda share: report_on("writing", share, WRITING), work.cancelled)
         finish_report(report, outputs, folder, final, drawn, work)
         return report
 
@@ -250,13 +250,22 @@ def _registered(
 
 
 def _write_images(
-    job: Job, inputs: Inputs, result: Registration, folder: Path, beside: ThreadPoolExecutor
-) -> tuple[dict[str, str], list[Future[None]]]:
+    job: Job,
+    inputs: Inputs,
+    result: Registration,
+    folder: Path,
+    beside: ThreadPoolExecutor,
+    cancelled: Stop,
+) -> tuple[dict[str, str], list[_Written]]:
     """Begin to warp and write; the images' names in ``folder`` by kind, and what to wait for."""
     names, begun = {}, []
 
-    def write(image: sitk.Image, label: bool, path: Path) -> None:
-        write_image(result.field.warp_image(image, inputs.fixed, label=label), path)
+    def write(written: _Written, image: sitk.Image, label: bool, path: Path) -> None:
+        def report(share: float) -> None:
+            check(cancelled)
+            written.share = share
+
+        write_image(result.field.warp_image(image, inputs.fixed, label=label, report=report), path)
 
     for kind, image, label in (
         (formats.WARPED, inputs.moving, False),
@@ -264,8 +273,28 @@ def _write_images(
     ):
         if image is not None:
             names[kind] = kind + job.options.image_format
-            begun.append(beside.submit(write, image, label, folder / names[kind]))
+            begun.append(written := _Written())
+            written.end = beside.submit(write, written, image, label, folder / names[kind])
     return names, begun
+
+
+class _Written:
+    """An image that is warped and written beside: the share of it that is warped, and its end."""
+
+    share: float = 0.0
+    end: Future[None]
+
+
+def _wait(begun: list[_Written], report: Callable[[float], None], cancelled: Stop) -> None:
+    """Until all are written; shows how far they are, and hears a stop."""
+    while begun:
+        left = wait([written.end for written in begun], timeout=0.2).not_done
+        check(cancelled)
+        report(sum(written.share for written in begun) / len(begun))
+        if not left:
+            break
+    for written in begun:
+        written.end.result()
 
 
 def _write_results(

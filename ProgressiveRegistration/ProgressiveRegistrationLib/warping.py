@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,6 +14,7 @@ from .geometry import Grid
 if TYPE_CHECKING:
     from .field import DisplacementField
 
+Report = Optional[Callable[[float], None]]
 SLAB_VOXELS = 2_000_000
 
 
@@ -24,6 +25,7 @@ def warp_image(
     *,
     label: bool = False,
     default: float | None = None,
+    report: Report = None,
 ) -> sitk.Image:
     """moving(T(x)) on a grid, in the moving image's type.
 
@@ -32,6 +34,7 @@ def warp_image(
     label : nearest neighbour instead of linear interpolation.
     default : value where T(x) lies outside the moving image; None: 0 for labels, and for images -1024 or the
         nearest to it that the image has room for (its own minimum).
+    report : called with the share of the grid that is done, slab after slab; what it raises ends the work.
     """
 
     def part(slab: Grid, outside: float, pixel: int) -> sitk.Image:
@@ -47,7 +50,7 @@ def warp_image(
             pixel,
         )
 
-    return _by_slabs(moving, grid, part, label, default)
+    return _by_slabs(moving, grid, part, label, default, report)
 
 
 def warp_by_field(
@@ -57,6 +60,7 @@ def warp_by_field(
     *,
     label: bool = False,
     default: float | None = None,
+    report: Report = None,
 ) -> sitk.Image:
     """The same by a displacement field whose axes are the grid's, in half the time.
 
@@ -76,7 +80,7 @@ def warp_by_field(
         warp.SetEdgePaddingValue(outside)
         return warp.Execute(sitk.Cast(met, pixel), vectors)
 
-    return _by_slabs(moving, grid, part, label, default)
+    return _by_slabs(moving, grid, part, label, default, report)
 
 
 def _by_slabs(
@@ -85,6 +89,7 @@ def _by_slabs(
     part: Callable[[Grid, float, int], sitk.Image],
     label: bool,
     default: float | None,
+    report: Report,
 ) -> sitk.Image:
     """``part`` (of a slab of the grid, the value outside, the type to compute in), slab after slab."""
     if default is None:
@@ -103,6 +108,8 @@ def _by_slabs(
         slab = Grid((*grid.size[:2], last - first), grid.spacing, origin, grid.direction)
         values = part(slab, float(default), pixel)
         out[:, :, first:last] = sitk.Cast(sitk.Round(values), moving.GetPixelID()) if rounding else values
+        if report is not None:
+            report(last / grid.size[2])
     return out
 
 

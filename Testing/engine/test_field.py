@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from ProgressiveRegistrationLib import warping
-from ProgressiveRegistrationLib.errors import InputError, OutputError
+from ProgressiveRegistrationLib.errors import Cancelled, InputError, OutputError
 from ProgressiveRegistrationLib.field import FILE_STEP_MM, DisplacementField, box_to_box
 from ProgressiveRegistrationLib.geometry import Affine, Box, Grid
 from scipy import ndimage
@@ -128,6 +128,23 @@ def test_warping_slab_by_slab_is_itks_resampling_by_the_transform(monkeypatch, l
         assert (away > 1).mean() < 1e-4
     far = DisplacementField.from_affine(grid, Affine(np.eye(3), (5000.0, 0, 0)))
     assert (sitk.GetArrayFromImage(far.warp_image(moving, grid, label=label, default=7)) == 7).all()
+
+
+def test_warping_tells_how_far_it_is_and_can_be_stopped(monkeypatch):
+    monkeypatch.setattr(warping, "SLAB_VOXELS", 10 * 30 * 30)
+    moving = MOVING.grid((45, 40, 38)).image(np.zeros((38, 40, 45), np.uint8))
+    heard: list[float] = []
+    boxed_field().warp_image(moving, FIXED.grid((30, 30, 30)), report=heard.append)
+    assert heard == pytest.approx([1 / 3, 2 / 3, 1])
+
+    def stop(share: float) -> None:
+        heard.append(share)
+        raise Cancelled
+
+    heard.clear()
+    with pytest.raises(Cancelled):
+        boxed_field().warp_image(moving, FIXED.grid((30, 30, 30)), report=stop)
+    assert heard == pytest.approx([1 / 3])
 
 
 def test_the_field_is_continuous_at_the_boxs_border_and_at_the_grids():
