@@ -69,7 +69,7 @@ TRANSFORM = typer.Argument(
     help="Fixed -> moving: an ITK transform (.h5, .tfm, .txt) or displacement field (.nrrd, .nii.gz, .mha).",
     show_default=False,
 )
-JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as report.json.")
+JSON = typer.Option(False, "--json", help="Print the report as JSON, the same as in its .json file.")
 QUIET = typer.Option(False, "--quiet", "-q", help="No progress.")
 PRESET, MODEL, DEVICE = (option(Options, name) for name in ("preset", "model", "device"))
 REPORT = option(Options, "report")

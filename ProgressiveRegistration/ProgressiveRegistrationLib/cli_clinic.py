@@ -210,9 +210,16 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
             import numpy as np
             import SimpleITK as sitk
 
-            labels = np.zeros(target.shape, np.uint8)
+            labels = np.zeros(target.shape, np.uint8 if len(masks) < 256 else np.uint16)
+            covered = False
             for number, mask in enumerate(masks.values(), 1):
-                labels[sitk.GetArrayViewFromImage(mask) > 0] = number
+                inside = sitk.GetArrayViewFromImage(mask) > 0
+                covered = covered or bool(labels[inside].any())
+                labels[inside] = number
+            if covered:
+                notes.append(
+                    "Some structures overlap: a label map holds the later one there; write .dcm to keep all."
+                )
             write_image(target.image(labels), output)
         cli._show_notes(notes)
         for number, name in enumerate(masks, 1):
@@ -273,7 +280,10 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
     @cli.guarded
     def qa(
         result: Path = typer.Argument(
-            ..., metavar="RESULT", help="Folder that `register` wrote.", show_default=False
+            ...,
+            metavar="RESULT",
+            help="Folder that `register` or `sequence` wrote.",
+            show_default=False,
         ),
         output: Path = typer.Option(
             ..., "--output", "-o", help="Folder for qa.pdf, qa.html and qa.json.", show_default=False

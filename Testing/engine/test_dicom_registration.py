@@ -379,6 +379,18 @@ def test_commands_carry_fields_dose_and_structures(capsys, tmp_path):
     data = pydicom.dcmread(tmp_path / "moved.dcm")
     assert data.StudyInstanceUID == first_of_series(tmp_path / "fixed").StudyInstanceUID
 
+    # one structure within another: a label map cannot hold both, and says so; contours can
+    write_structures({"Lung": ball(shift, 24), "Target": ball(shift, 12)}, tmp_path / "rs.dcm")
+    code, printed, _ = run(capsys, *given, tmp_path / "both.nrrd")
+    assert code == 0
+    assert "Some structures overlap" in printed
+    labels = sitk.ReadImage(str(tmp_path / "both.nrrd"))
+    assert dice(labels == 2, ball((0, 0, 0), 12)) > 0.85
+    assert dice(labels > 0, ball((0, 0, 0), 24)) > 0.9
+    code, printed, _ = run(capsys, *given, tmp_path / "both.dcm")
+    assert (code, "overlap" in printed) == (0, False)
+    assert dice(read_structures(tmp_path / "both.dcm", BOX)["Lung"], ball((0, 0, 0), 24)) > 0.9
+
     # a sequence of two phases, as far as its dose needs it
     result = tmp_path / "result"
     result.mkdir()
