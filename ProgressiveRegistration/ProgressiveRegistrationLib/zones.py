@@ -15,9 +15,14 @@ NAMES = {
     4: "left upper",
     5: "left middle",
     6: "left lower",
+    7: "upper",  # of one lung in an image that does not show on which side of the body it lies
+    8: "middle",
+    9: "lower",
 }
+UNKNOWN_SIDE = 7
 SECOND_LUNG = 0.15  # share of the larger lung from which on a part is the other lung
 ONE_LUNG_MM = 190.0  # a single part that is wider than this is both lungs, joined
+OFF_MIDDLE_MM = 30.0  # as far from the middle a single lung must lie at least for its side to be told
 
 
 def lung_zones(mask: sitk.Image, middle: float | None = None) -> np.ndarray:
@@ -26,15 +31,22 @@ def lung_zones(mask: sitk.Image, middle: float | None = None) -> np.ndarray:
 
     Parameters
     ----------
-    middle : LPS x in mm of the body's middle, which says what side a single lung is on; None: 0.
+    middle : LPS x in mm of the body's middle, which says what side a single lung is on; None: 0. An image of
+        one lung alone has its middle in that lung: then the side is not known.
     """
     lungs = sitk.GetArrayViewFromImage(mask) > 0
     grid = Grid.from_image(mask)
     x = grid.index_to_world(np.stack([np.arange(grid.size[0]), *np.zeros((2, grid.size[0]))], -1))[:, 0]
     z = grid.index_to_world(np.stack([*np.zeros((2, grid.size[2])), np.arange(grid.size[2])], -1))[:, 2]
-    left = _left(lungs, x, 0.0 if middle is None else middle)
+    middle = 0.0 if middle is None else middle
+    left = _left(lungs, x, middle)
     out = np.zeros(grid.shape, np.uint8)
-    for side, first in ((lungs & ~left, 1), (left, 4)):
+    parts = [(lungs & ~left, 1), (left, 4)]
+    if left.any() != (lungs & ~left).any():
+        off = abs(np.average(x, weights=lungs.sum((0, 1))) - middle)
+        if off < OFF_MIDDLE_MM:
+            parts = [(lungs, UNKNOWN_SIDE)]
+    for side, first in parts:
         if not side.any():
             continue
         heights = z[np.flatnonzero(side.any((1, 2)))]

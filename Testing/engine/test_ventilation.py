@@ -34,7 +34,7 @@ def test_even_growth_gives_its_volume_change_and_its_change_of_air():
     assert found.hu[deep] == pytest.approx((scale**3 - 1) / 0.7, abs=0.02)
     assert found.figures["mass_factor"] == pytest.approx(1, abs=0.03)
     assert found.figures["lungs"]["jacobian"]["defect_percent"] == 0
-    assert set(found.figures["zones"]) == set(NAMES.values())
+    assert set(found.figures["zones"]) == {NAMES[key] for key in range(1, 7)}
     # blood that comes with the breath: a tenth more mass is corrected for
     heavier = chest(scale, 1.1 * 300 / scale**3 - 1000)
     corrected = ventilation(chest(1, -700), heavier, field, mask)
@@ -129,3 +129,15 @@ def test_zones_are_right_and_left_in_three_heights(joined):
     assert x[(zones > 0) & (zones < 4)].max() <= x[zones > 3].min()
     for first in (1, 4):  # upper lies above middle above lower: towards the head, LPS z grows
         assert z[zones == first].min() > z[zones == first + 1].max() > z[zones == first + 2].max()
+
+
+def test_side_of_a_single_lung_is_told_only_where_the_image_shows_it():
+    """A crop around one lung (as of ``elastix_lung``, a right one) was once said to be a left lung."""
+    x = GRID.points()[..., 0]
+    right = GRID.image((lungs() & (x < 0)).astype(np.uint8))
+    middle = float(x[lungs() & (x < 0)].mean())
+    assert set(np.unique(lung_zones(right))) == {0, 1, 2, 3}
+    assert set(np.unique(lung_zones(right, middle + 6))) == {0, 7, 8, 9}
+    assert set(np.unique(lung_zones(right, middle - 6))) == {0, 7, 8, 9}
+    assert set(np.unique(lung_zones(right, middle - 60))) == {0, 4, 5, 6}
+    assert [NAMES[key] for key in (7, 8, 9)] == ["upper", "middle", "lower"]
