@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import slicer
+import vtk
 from ProgressiveRegistrationLib.errors import InputError
 
 from .i18n import _
@@ -12,11 +13,7 @@ def volume_sequence(browser):
     """The browser's sequence of scalar volumes: the master's, else the first; None where it has none."""
     if browser is None:
         return None
-    sequences = slicer.vtkCollection() if hasattr(slicer, "vtkCollection") else None
-    if sequences is None:
-        import vtk
-
-        sequences = vtk.vtkCollection()
+    sequences = vtk.vtkCollection()
     browser.GetSynchronizedSequenceNodes(sequences, True)  # the master first
     for n in range(sequences.GetNumberOfItems()):
         sequence = sequences.GetItemAsObject(n)

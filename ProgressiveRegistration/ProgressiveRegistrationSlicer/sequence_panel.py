@@ -6,7 +6,7 @@ import ctk
 import qt
 import slicer
 
-from . import installer
+from . import installer, options
 from .i18n import _
 from .sequence_session import SequenceSession, summary
 
@@ -62,11 +62,7 @@ class SequenceSection:
             if panel.logic._register is None:
                 installer.ensure()
             session = SequenceSession(
-                self.selector.currentNode(),
-                preset=p.preset.value,
-                model=p.modelName,
-                device=p.device,
-                cyclic=self.cyclic.checked,
+                self.selector.currentNode(), cyclic=self.cyclic.checked, **options.chosen_options(p)
             )
             panel._start(session.compute, lambda result: self._done(session, result))
 

@@ -5,15 +5,16 @@ again.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-import vtk
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.statistics import TAIL, TAIL_SHORT
 
-from . import mrml, sequence_scene
+from . import mrml, sequence_frames, sequence_scene
 from .i18n import _
+from .session import chosen_options
 
 LEAST_PHASES = 2
 
@@ -22,29 +23,26 @@ def volume_sequence(browser):
     """The browser's sequence of scalar volumes; raises InputError."""
     if browser is None:
         raise InputError(_("Choose a sequence browser that plays a 4DCT."))
-    found = vtk.vtkCollection()
-    browser.GetSynchronizedSequenceNodes(found, True)
-    for k in range(found.GetNumberOfItems()):
-        sequence = found.GetItemAsObject(k)
-        first = sequence.GetNthDataNode(0) if sequence.GetNumberOfDataNodes() else None
-        if first is not None and first.IsA("vtkMRMLScalarVolumeNode"):
-            return sequence
-    raise InputError(
-        _("{name} plays no volumes: choose the browser of a 4DCT.").format(name=browser.GetName())
-    )
+    sequence = sequence_frames.volume_sequence(browser)
+    if sequence is None:
+        raise InputError(
+            _("{name} plays no volumes: choose the browser of a 4DCT.").format(name=browser.GetName())
+        )
+    return sequence
 
 
 class SequenceSession:
     """Register what a browser plays: ``compute`` anywhere, the rest on the main thread.
+
+    ``options``: of the engine's ``Options``, by name; those that a whole sequence can have count (preset,
+    model, device).
 
     Raises
     ------
     InputError : no volumes, or fewer than two.
     """
 
-    def __init__(
-        self, browser, *, preset: str = "balanced", model: str = "", device: str = "auto", cyclic: bool = True
-    ) -> None:
+    def __init__(self, browser, *, cyclic: bool = True, **options) -> None:
         sequence = volume_sequence(browser)
         count = sequence.GetNumberOfDataNodes()
         if count < LEAST_PHASES:
@@ -52,7 +50,7 @@ class SequenceSession:
                 _("{name} has one volume: a sequence needs two.").format(name=sequence.GetName())
             )
         self.name = sequence.GetName()
-        self.options = {"preset": preset, "model": model or None, "device": device}
+        self.options = chosen_options(None, options)
         self.cyclic = cyclic
         self.images = []
         for k in range(count):
@@ -75,7 +73,9 @@ class SequenceSession:
                 path = Path(folder) / f"{name}.nrrd"
                 write_image(image, path)
                 phases.append(Phase(name, path))
-            job = Sequence(phases, Path(folder) / "result", Settings(**self.options), cyclic=self.cyclic)
+            shared = {f.name for f in fields(Settings)} & {f.name for f in fields(self.options)}
+            settings = Settings(**{name: getattr(self.options, name) for name in shared})
+            job = Sequence(phases, Path(folder) / "result", settings, cyclic=self.cyclic)
             return run_sequence(job, progress=progress, cancelled=cancelled, write=False)
 
     def finish(self, result) -> sequence_scene.SequenceNodes:

@@ -109,7 +109,7 @@ def test_every_name_of_qt_and_ctk_is_known():
         for node in ast.walk(tree):
             name = dotted(node) if isinstance(node, ast.Attribute) else ""
             parts = name.split(".")
-            if parts[0] not in ("qt", "ctk") or len(parts) < 2:
+            if len(parts) < 2 or not (parts[0] in ("qt", "ctk") or name.startswith("slicer.q")):
                 continue
             known = strict.facts(parts[1])
             members = () if known is None else {*known["enums"], *known["static"], *known["methods"]}
@@ -148,10 +148,12 @@ def kind_by_name() -> dict[str, str]:
 
 
 def source_of(node, kinds: dict) -> str | None:
-    """The class of what an expression gives: ``<any>.ui.name``, ``slicer.app``, its layout manager."""
+    """The class of what an expression gives: ``<any>.ui.name``, ``slicer.app``, its layout manager, a widget
+    that is made."""
     if isinstance(node, ast.Call):
         called = dotted(node.func)
-        return "qMRMLLayoutManager" if called == "slicer.app.layoutManager" else None
+        made = called.split(".")[-1] if called.startswith(("qt.", "ctk.", "slicer.q")) else None
+        return "qMRMLLayoutManager" if called == "slicer.app.layoutManager" else made
     parts = dotted(node).split(".")
     if parts == ["slicer", "app"]:
         return "qSlicerApplication"
@@ -159,7 +161,7 @@ def source_of(node, kinds: dict) -> str | None:
 
 
 def named_in(function, kinds: dict) -> dict[str, str]:
-    """Local name -> class: of assignments and of loops over widgets, where a name stands for one class."""
+    """Local name, or ``self.name`` -> class: of assignments and of loops over widgets, where there is one."""
     found: dict = {}
     for node in ast.walk(function):
         pairs = []
@@ -168,8 +170,8 @@ def named_in(function, kinds: dict) -> dict[str, str]:
         elif isinstance(node, ast.For) and isinstance(node.iter, (ast.Tuple, ast.List)):
             pairs = [(node.target, each) for each in node.iter.elts]
         for target, value in pairs:
-            if isinstance(target, ast.Name):
-                found.setdefault(target.id, set()).add(source_of(value, kinds))
+            if dotted(target).count(".") == dotted(target).startswith("self."):
+                found.setdefault(dotted(target), set()).add(source_of(value, kinds))
     return {name: of.pop() for name, of in found.items() if len(of) == 1 and None not in of}
 
 
@@ -178,14 +180,14 @@ def wrong_attributes(tree, kinds: dict) -> list[str]:
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     wrong = {}
+    own = {name: kind for name, kind in named_in(tree, kinds).items() if name.startswith("self.")}
     for scope in (tree, *functions):
-        names = named_in(scope, kinds) if scope is not tree else {}
+        names = {**own, **named_in(scope, kinds)} if scope is not tree else own
         for node in ast.walk(scope):
             if not isinstance(node, ast.Attribute):
                 continue
-            local = names.get(node.value.id) if isinstance(node.value, ast.Name) else None
-            kind = source_of(node.value, kinds) or local
-            if kind is None:
+            kind = source_of(node.value, kinds) or names.get(dotted(node.value))
+            if kind is None or strict.facts(kind) is None:
                 continue
             known = strict.facts(kind)
             is_property, is_method = node.attr in known["properties"], node.attr in known["methods"]
@@ -213,6 +215,8 @@ def test_attributes_of_widgets_and_of_the_application_exist_and_are_used_as_what
         ("x = self.ui.fixedVolumeSelector.currentNode", ["qMRMLNodeComboBox.currentNode"]),
         ("button = self.ui.applyButton; button.setTitle('a')", ["QPushButton.setTitle"]),
         ("for b in (self.ui.applyButton, self.ui.undoButton): b.hidden = 1", ["QPushButton.hidden"]),
+        ("t = qt.QTimer(); t.setSingle(True); t.start(3)", ["QTimer.setSingle"]),
+        ("self.s = slicer.qMRMLNodeComboBox(); self.s.count", ["qMRMLNodeComboBox.count"]),
         ("slicer.app.openFile('a')", ["qSlicerApplication.openFile"]),
         ("slicer.app.layoutManager().resetViews()", ["qMRMLLayoutManager.resetViews"]),
         ("m = slicer.app.layoutManager(); m.resetSliceViews(); m.threeDViewCount(1)", [
