@@ -20,9 +20,7 @@ class SliceView:
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
-        if application_logic.GetSliceLogics() is None:
-            application_logic.SetSliceLogics(vtk.vtkCollection())
-        application_logic.GetSliceLogics().AddItem(self.logic)
+        _known_logics(application_logic).AddItem(self.logic)
         node = self.logic.AddSliceNode(name)
         node.SetOrientation(orientation or ORIENTATIONS[name])
         node.SetDimensions(*size, 1)
@@ -87,6 +85,18 @@ class SliceView:
         return picture_of(self._window)
 
 
+def _known_logics(application_logic):
+    """Those that the application knows, without those of views that are gone with their scene or layout."""
+    if application_logic.GetSliceLogics() is None:
+        application_logic.SetSliceLogics(vtk.vtkCollection())
+    known = application_logic.GetSliceLogics()
+    for logic in [known.GetItemAsObject(n) for n in range(known.GetNumberOfItems())]:
+        node = logic.GetSliceNode()
+        if node is None or slicer.mrmlScene.GetNodeByID(node.GetID()) is not node:
+            known.RemoveItem(logic)
+    return known
+
+
 def picture_of(window) -> np.ndarray:
     """(rows, columns, 3) uint8 of a render window."""
     window.Render()
@@ -136,7 +146,7 @@ class LayoutManager:
         return list(self._orientations())
 
     def mrmlSliceLogics(self):
-        return self._logic.GetSliceLogics()
+        return _known_logics(self._logic)
 
     def sliceWidget(self, name):
         view = self._views.get(name)
