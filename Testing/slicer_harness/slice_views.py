@@ -65,10 +65,9 @@ class SliceView:
         self._window.AddRenderer(self._renderer)
         self._interactor = vtk.vtkGenericRenderWindowInteractor()
         self._interactor.SetRenderWindow(self._window)
-        mapper = vtk.vtkImageMapper()
+        mapper = self._mapper = vtk.vtkImageMapper()
         mapper.SetColorWindow(255)
         mapper.SetColorLevel(127.5)
-        mapper.SetInputConnection(self.logic.GetImageDataConnection())
         actor = vtk.vtkActor2D()
         actor.SetMapper(mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
@@ -82,6 +81,7 @@ class SliceView:
             self._make_window()
         self.mrmlSliceNode().SetDimensions(*self.size, 1)
         self.logic.UpdatePipeline()
+        self._mapper.SetInputConnection(self.logic.GetImageDataConnection())  # another one after other layers
         return picture_of(self._window)
 
 
