@@ -80,7 +80,7 @@ class SequenceSession:
 
     def finish(self, result) -> sequence_scene.SequenceNodes:
         """Show it: phases and transforms under one browser, maps as volumes with colours."""
-        maps = {"amplitude": result.grid.image(result.amplitude), "uncertainty": result.doubt.image()}
+        maps = {"amplitude": result.amplitude_image(), "uncertainty": result.doubt.image()}
         if result.breath is not None:
             maps.update(
                 {f"ventilation_{which}": result.breath.image(which, np.nan) for which in ("jacobian", "hu")}

@@ -62,6 +62,12 @@ def test_sequence_of_shifted_chests_is_known_exactly_and_not_done_twice(capsys, 
     assert report["closing_error_mm"]["max"] < 1e-2
     farthest = max(np.linalg.norm(a - b) for a in SHIFTS for b in SHIFTS)
     assert report["amplitude_mm"]["mean"] == pytest.approx(farthest, abs=1e-2)
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "amplitude.nrrd")))
+    by_axis = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "amplitude_by_axis.nrrd")))
+    assert np.isnan(values[0, 0, 0]), "beyond the lungs nobody looked"
+    assert np.nanmin(values) == pytest.approx(farthest, abs=1e-2)
+    assert np.isnan(by_axis).any(-1).tolist() == np.isnan(values).tolist()
+    assert np.nanmax(by_axis, axis=(0, 1, 2)) == pytest.approx(np.ptp(SHIFTS, axis=0), abs=1e-2)
     with open(out / "trajectories.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 12

@@ -63,13 +63,17 @@ class Sequence:
 
 @dataclass
 class Result:
-    """What a page and a scene are made of; arrays on ``grid``, which lies around the reference's lungs."""
+    """What a page and a scene are made of; arrays on ``grid``, which lies around the reference's lungs.
+
+    ``inside``: (z, y, x) bool, those lungs.
+    """
 
     phases: list[Phase]
     reference: int
     images: list[sitk.Image]
     lungs: list[Lungs]
     grid: Grid
+    inside: np.ndarray
     paths: np.ndarray
     amplitude: np.ndarray
     ranges: np.ndarray
@@ -78,6 +82,12 @@ class Result:
     trajectories: Trajectories | None
     doubt: Uncertainty
     report: dict[str, Any]
+
+    def amplitude_image(self, by_axis: bool = False) -> sitk.Image:
+        """How far each point of the lungs travels, or along LPS x, y, z; mm, NaN beyond them: unknown."""
+        values = self.ranges if by_axis else self.amplitude
+        lungs = self.inside[..., None] if by_axis else self.inside
+        return self.grid.image(np.where(lungs, values, np.float32(np.nan)))
 
     def field(self, phase: int) -> DisplacementField:
         """From the reference to a phase."""
@@ -384,6 +394,7 @@ def _evaluate(
         images=images,
         lungs=lungs,
         grid=grid,
+        inside=inside,
         paths=paths,
         amplitude=largest,
         ranges=ranges,
@@ -469,8 +480,8 @@ def _write(result: Result, sequence: Sequence, folder: Path, output: Path, work:
     to_reference = back.to_transform()
     from_middle = (sitk.CompositeTransform([there, to_reference]) for there in from_reference())
     image("midposition", mean_image(result.images, from_middle, own, work.cancelled))
-    image("amplitude", result.grid.image(result.amplitude))
-    image("amplitude_by_axis", result.grid.image(result.ranges))
+    image("amplitude", result.amplitude_image())
+    image("amplitude_by_axis", result.amplitude_image(by_axis=True))
     image("reference_lungs", result.lungs[result.reference].mask)
     if result.breath is not None:
         for which in ("jacobian", "hu"):
