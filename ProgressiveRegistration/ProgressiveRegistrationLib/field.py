@@ -150,11 +150,15 @@ class DisplacementField:
     ) -> sitk.Image:
         """moving(T(x)) on the reference's grid, in the moving image's type; see ``warping.warp_image``."""
         grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
-        along = np.abs(np.subtract(grid.direction, self.grid.direction)).max() < 1e-9
-        if along and self.displacement_is_affine_at_border():
+        if self.runs_along(grid):
             return warp_by_field(moving, grid, self, label=label, default=default, report=report)
         whole = self.transform_over(grid)
         return warp_image(moving, grid, whole, label=label, default=default, report=report)
+
+    def runs_along(self, grid: Grid) -> bool:
+        """Is ``resample(grid)`` quick, and the same as what ITK makes of ``transform_over(grid)``?"""
+        along = np.abs(np.subtract(grid.direction, self.grid.direction)).max() < 1e-9
+        return bool(along) and self.displacement_is_affine_at_border()
 
     # ---- algebra -------------------------------------------------------------------------------------------
 

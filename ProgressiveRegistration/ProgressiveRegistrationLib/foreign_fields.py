@@ -29,7 +29,6 @@ from .geometry import Grid
 from .itk import quiet_itk
 from .reading import headers, nifti
 from .transform_parts import inverted
-from .warping import Report, warp_image
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 NIFTYREG = b"NREG_TRANS"
@@ -51,19 +50,9 @@ class ItkField(DisplacementField):
         u[~self.grid.contains(points)] = 0
         return u
 
-    def warp_image(
-        self,
-        moving: sitk.Image,
-        reference: Grid | sitk.Image,
-        *,
-        label: bool = False,
-        default: float | None = None,
-        report: Report = None,
-    ) -> sitk.Image:
-        """moving(T(x)), as ITK computes it: past the field's grid as well."""
-        grid = reference if isinstance(reference, Grid) else Grid.from_image(reference)
-        whole = self.to_transform()
-        return warp_image(moving, grid, whole, label=label, default=default, report=report)
+    def runs_along(self, grid: Grid) -> bool:
+        """Never: ITK says where it ends."""
+        return False
 
     def covering(self, grid: Grid) -> DisplacementField:
         """Itself: there is nothing to continue."""

@@ -24,7 +24,7 @@ from ProgressiveRegistrationLib.network.model import load_model
 from ProgressiveRegistrationLib.network.unet import channels_last
 from ProgressiveRegistrationLib.quality import field_of_view, folding
 from ProgressiveRegistrationLib.registration import register
-from ProgressiveRegistrationLib.report.pictures import choose_planes, itk_transform, slice_of
+from ProgressiveRegistrationLib.report.pictures import choose_planes, quick_map, slice_of
 from ProgressiveRegistrationLib.transforms import map_points
 
 from . import checkpoint
@@ -249,7 +249,7 @@ def evaluate_pair(
         if not pictures:
             pictures["fixed"] = slice_of(data.fixed, coronal)
             pictures["before"] = slice_of(data.moving, coronal)
-        pictures[label] = slice_of(data.moving, coronal, itk_transform(done.field, [coronal]))
+        pictures[label] = slice_of(data.moving, coronal, quick_map(done.field, [coronal]))
     before = np.linalg.norm(data.fixed_points - data.moving_points, axis=1)
     return PairResult(
         pair.data_set,

@@ -151,13 +151,13 @@ def _second_page(case: Case) -> Any:
     figure = _figure("Pictures")
     mask = case.fixed_lungs.mask
     planes = pictures.choose_planes(case.fixed, mask)
-    itk = pictures.itk_transform(case.transform, planes)
+    mapping = pictures.quick_map(case.transform, planes)
     rows: list[tuple[str, list[np.ndarray]]] = [("before", []), ("after", []), ("volume change", [])]
     for plane in planes:
         shown = pictures.slice_of(case.fixed, plane)
         inside = pictures.mask_slice(mask, plane)
         rows[0][1].append(pictures.overlay(shown, pictures.slice_of(case.moving, plane)))
-        rows[1][1].append(pictures.overlay(shown, pictures.slice_of(case.moving, plane, itk)))
+        rows[1][1].append(pictures.overlay(shown, pictures.slice_of(case.moving, plane, mapping)))
         determinant = pictures.jacobian_slice(case.transform, plane)
         rows[2][1].append(pictures.jacobian_picture(shown, determinant, inside))
     if case.map is not None:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from ..geometry import Box, Grid
 from ..transforms import Transform
-from .pictures import VIEW_MARGIN_MM, itk_transform_on, windowed
+from .pictures import VIEW_MARGIN_MM, quick_map_on, windowed
 
 SPACING_MM = 1.5  # at the finest
 MAX_VOXELS = 2_400_000  # a volume
@@ -32,7 +32,7 @@ def explorer(
     """
     grid = _lattice(fixed, lung_mask)
     columns = int(np.ceil(np.sqrt(grid.size[2] * grid.size[1] / grid.size[0])))
-    warp = itk_transform_on(transform, [grid])
+    warp = quick_map_on(transform, [grid])
     volumes = {
         "fixed": _values(fixed, grid),
         "before": _values(moving, grid),
@@ -70,7 +70,7 @@ def _lattice(fixed: sitk.Image, lung_mask: sitk.Image | None) -> Grid:
     return Grid((nx, ny, nz), (spacing,) * 3, (float(x), float(y), float(z)))
 
 
-def _values(image: sitk.Image, grid: Grid, transform: sitk.Transform | None = None) -> np.ndarray:
+def _values(image: sitk.Image, grid: Grid, transform: Transform | None = None) -> np.ndarray:
     """(z, y, x) uint8; the square root keeps the lung's dim vessels visible, as in ``pictures.overlay``."""
     return np.round(255 * np.sqrt(windowed(image, grid, transform))).astype(np.uint8)
 

@@ -38,7 +38,7 @@ def draw(
     """All pictures of a report as data addresses and SVG, for ``render``."""
     planes = []
     chosen = pictures.choose_planes(fixed, lung_mask)
-    itk = pictures.itk_transform(transform, chosen)
+    mapping = pictures.quick_map(transform, chosen)
     for plane in chosen:
         shown = pictures.slice_of(fixed, plane)
         inside = pictures.mask_slice(lung_mask, plane) if lung_mask is not None else None
@@ -49,7 +49,7 @@ def draw(
                 "letter": "xyz"[plane.axis],
                 "position": plane.position_mm,
                 "before": pictures.png_uri(pictures.overlay(shown, pictures.slice_of(moving, plane))),
-                "after": pictures.png_uri(pictures.overlay(shown, pictures.slice_of(moving, plane, itk))),
+                "after": pictures.png_uri(pictures.overlay(shown, pictures.slice_of(moving, plane, mapping))),
                 "jacobian": pictures.png_uri(pictures.jacobian_picture(shown, determinant, inside)),
                 "height": shown.shape[0],
                 "width": shown.shape[1],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from ..field import DisplacementField
 from ..geometry import Box, Grid
 from ..quality import jacobian_determinant
 from ..transforms import Transform
@@ -71,36 +72,39 @@ def _fullest(index: np.ndarray) -> float:
     return float(np.flatnonzero(counts >= 0.98 * counts.max()).mean())
 
 
-def windowed(image: sitk.Image, grid: Grid, transform: sitk.Transform | None = None) -> np.ndarray:
+def windowed(image: sitk.Image, grid: Grid, transform: Transform | None = None) -> np.ndarray:
     """(z, y, x) in [0, 1]: ``image`` in the pictures' window on a grid; with T, as T brings it there."""
     low, high = SHOWN_HU
-    out = sitk.Resample(
-        image,
-        grid.size,
-        transform or sitk.Transform(3, sitk.sitkIdentity),
-        sitk.sitkLinear,
-        grid.origin,
-        grid.spacing,
-        grid.direction,
-        low,
-        sitk.sitkFloat32,
-    )
+    if isinstance(transform, DisplacementField):
+        out = transform.warp_image(image, grid, default=low)
+    else:
+        out = sitk.Resample(
+            image,
+            grid.size,
+            transform or sitk.Transform(3, sitk.sitkIdentity),
+            sitk.sitkLinear,
+            grid.origin,
+            grid.spacing,
+            grid.direction,
+            low,
+            sitk.sitkFloat32,
+        )
     return np.clip((sitk.GetArrayFromImage(out) - low) / (high - low), 0, 1)
 
 
-def slice_of(image: sitk.Image, plane: Plane, transform: sitk.Transform | None = None) -> np.ndarray:
+def slice_of(image: sitk.Image, plane: Plane, transform: Transform | None = None) -> np.ndarray:
     """(h, w) in [0, 1]: ``image`` on a plane; with T, the moving image as T brings it there."""
     return plane.upright(windowed(image, plane.grid, transform))
 
 
-def itk_transform(transform: Transform, planes: list[Plane]) -> sitk.Transform:
-    """The map as ITK computes it, right on all of the planes; made once, as a field is large."""
-    return itk_transform_on(transform, [plane.grid for plane in planes])
+def quick_map(transform: Transform, planes: list[Plane]) -> Transform:
+    """The map in the form that is quickest on all of the planes; made once, as a field is large."""
+    return quick_map_on(transform, [plane.grid for plane in planes])
 
 
-def itk_transform_on(transform: Transform, grids: list[Grid]) -> sitk.Transform:
-    """The map as ITK computes it, right on all of the grids."""
-    if isinstance(transform, sitk.Transform):
+def quick_map_on(transform: Transform, grids: list[Grid]) -> Transform:
+    """The map in the form that is quickest on all of the grids: a field along their axes stays as it is."""
+    if isinstance(transform, sitk.Transform) or all(map(transform.runs_along, grids)):
         return transform
     box = Box.around(np.concatenate([grid.corners() for grid in grids]))
     return transform.transform_over(box.grid(8))
