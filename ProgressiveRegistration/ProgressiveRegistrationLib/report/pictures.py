@@ -149,5 +149,5 @@ def png_uri(picture: np.ndarray) -> str:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(picture).save(out, "PNG")
+    Image.fromarray(picture).save(out, "PNG", compress_level=3)  # a tenth larger, for a third of the time
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
