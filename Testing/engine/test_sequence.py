@@ -375,3 +375,19 @@ def test_dirlab_landmarks_are_voxels_of_their_own_phase(shared, tmp_path):
     assert found.summary(0)["after"]["mean"] == pytest.approx(3.89, abs=0.01)  # as published
     assert found.summary(0)["after"]["count"] == 300
     assert len(found.to_csv().splitlines()) == 1 + 2 * 300
+
+
+@pytest.mark.parametrize(
+    ("index", "names"),
+    [
+        ("0 50.5 100", ["phase0", "phase50.5", "phase100"]),
+        ("full%20inhale middle exhale", ["full_inhale", "middle", "exhale"]),
+        ("a a b", ["phase00", "phase01", "phase02"]),  # not one name a phase: by their order
+        ("0 1", ["phase00", "phase01", "phase02"]),
+    ],
+)
+def test_index_of_slicers_sequence_names_the_phases(tmp_path, index, names):
+    image = sitk.Image([4, 4, 4], sitk.sitkVectorInt16, 3)
+    image.SetMetaData("axis 0 index values", index)
+    sitk.WriteImage(image, str(tmp_path / "scan.seq.nrrd"))
+    assert [phase.name for phase in find_phases([tmp_path / "scan.seq.nrrd"])] == names

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import SimpleITK as sitk
 
@@ -21,6 +22,7 @@ from ..reading.dicom_series import find_volumes
 TABLE = "phases.csv"  # in a folder: it says what the folder's files are
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii.gz", ".nii")
 COLUMNS = ("id", "image", "landmarks", "mask", "series")
+SLICER_INDEX = "axis 0 index values"  # of a .seq.nrrd: one a volume, spaces and the like as %20
 SAFE_NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
@@ -109,7 +111,23 @@ def _from_one(path: Path) -> list[Phase]:
     if path.suffix.lower() == ".csv":
         return _from_table(path)
     count = count_frames(path)
-    return [Phase(f"phase{k:02d}", path, frame=k) for k in range(count)]
+    names = _frame_names(path, count) or [f"phase{k:02d}" for k in range(count)]
+    return [Phase(name, path, frame=k) for k, name in enumerate(names)]
+
+
+def _frame_names(path: Path, count: int) -> list[str]:
+    """The values of Slicer's index (seconds, percent, text), fit for files; none where one lacks or is twice."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    if not reader.HasMetaDataKey(SLICER_INDEX):
+        return []
+    values = [unquote(value) for value in reader.GetMetaData(SLICER_INDEX).split()]
+    names = [SAFE_NAME.sub("_", value).strip("._") for value in values]
+    numeric = all(re.fullmatch(r"[-+]?[0-9.]+", value) for value in values)
+    if len(names) != count or not all(names) or len({name.lower() for name in names}) != count:
+        return []
+    return [f"phase{name}" for name in names] if numeric else names
 
 
 def _from_folder(folder: Path) -> list[Phase]:
