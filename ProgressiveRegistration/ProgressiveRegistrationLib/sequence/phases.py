@@ -116,7 +116,7 @@ def _from_one(path: Path) -> list[Phase]:
 
 
 def _frame_names(path: Path, count: int) -> list[str]:
-    """The values of Slicer's index (seconds, percent, text), fit for files; none where one lacks or is twice."""
+    """The values of Slicer's index (seconds, percent, text), fit for files; none if one lacks."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
