@@ -211,7 +211,7 @@ class Workplace:
         if self._vectors is None:
             self._vectors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Landmark errors")
         mrml_landmarks.update_error_model(errors, self._vectors)
-        largest = max(LEAST_RANGE_MM, float(errors.after.max()))
+        largest = max(LEAST_RANGE_MM, float(np.ceil(errors.after.max())))  # a whole number on the colour bar
         mrml_landmarks.show_error_model(self._vectors, largest)
         return largest
 

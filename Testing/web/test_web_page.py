@@ -188,6 +188,9 @@ def test_a_click_in_one_view_moves_the_others(tab):
     tab.click_in("coronal", 0.3, 0.2)
     assert tab.position("Axial") > before, "a click above the crosshair goes to the head"
     assert tab.position("Sagittal") > 0, "the patient's right is on the left"
+    before = tab.position("Coronal")
+    tab.page.mouse.wheel(0, 100)  # the mouse is over the coronal view
+    tab.wait_until(lambda: tab.position("Coronal") != before, "the wheel goes through the slices")
 
 
 def test_landmarks_are_added_by_clicks_and_deleted(tab):
@@ -226,10 +229,12 @@ def test_other_ways_to_compare_show_something_else(tab, screenshots, mode):
     tab.settle()
     overlay = array(tab.picture("Coronal"))
     tab.choose("Compare", mode)
+    coloured = mode in ("Difference", "Local volume change")
     tab.wait_until(lambda: np.abs(array(tab.picture("Coronal")) - overlay).mean() > 1, mode)
+    if coloured:  # not only the fixed image, as long as it is computed; the crosshair is 1 % of the picture
+        tab.wait_until(lambda: (np.ptp(array(tab.picture("Coronal")), axis=2) > 15).mean() > 0.1, mode)
     tab.settle(1)
     tab.page.screenshot(path=screenshots / f"web-{mode.split()[0].lower()}.jpg", type="jpeg", quality=82)
-    coloured = mode in ("Difference", "Local volume change")
     expect(tab.page.locator(".view-coronal .scale")).to_have_count(int(coloured))
     tab.choose("Compare", "Fixed orange")
     tab.wait_until(lambda: np.abs(array(tab.picture("Coronal")) - overlay).mean() < 1, "the overlay again")
@@ -360,7 +365,7 @@ def test_files_of_the_data_folder_are_chosen_and_registered_with_masks(tab, scre
 
 def test_a_dicom_series_is_chosen_by_name(tab, screenshots):
     pick(tab, "fixed", "series", "two")
-    expect(tab.page.locator(".entry")).to_have_count(2, timeout=LONG)
+    expect(tab.page.locator(".entry", has_text="64 slices")).to_have_count(2, timeout=LONG)
     tab.page.screenshot(path=screenshots / "web-choose.jpg", type="jpeg", quality=82)
     tab.page.locator(".entry", has_text=SERIES).click()
     tab.expect_input("fixed", SERIES)
@@ -489,6 +494,7 @@ def test_a_page_whose_server_was_killed_says_so_and_comes_back_with_it(browser, 
     driver = Driver(browser, first.url)
     first.stop(signal.SIGKILL)
     expect(driver.page.get_by_role("heading", name="Connection lost")).to_be_visible(timeout=LONG)
+    assert grave_findings(driver.page) == []
     driver.page.screenshot(path=screenshots / "web-lost.jpg", type="jpeg", quality=82)
     second = Server(port=first.port)
     try:

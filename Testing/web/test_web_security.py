@@ -204,13 +204,17 @@ def test_the_token_opens_the_page_and_its_websocket(closed_server):
     assert websocket(url, Cookie=pair) == 101
 
 
-def test_a_user_types_the_token_once(browser, closed_server):
+def test_a_user_types_the_token_once(browser, closed_server, screenshots):
+    from page_driver import grave_findings
+
     context = browser.new_context()
     page = context.new_page()
     page.goto(closed_server.url)
     page.get_by_label("Token").fill("not the token")
     page.get_by_role("button", name="Open").click()
     page.get_by_text("That is not the token.").wait_for()
+    assert grave_findings(page) == []
+    page.screenshot(path=screenshots / "web-token.jpg", type="jpeg", quality=82)
     page.get_by_label("Token").fill(TOKEN)
     page.get_by_role("button", name="Open").click()
     page.get_by_role("heading", name="Progressive Registration").wait_for(timeout=180_000)
