@@ -120,6 +120,12 @@ def plot(given: argparse.Namespace) -> None:
             panel.plot(work, cpu, "o-", label=label)
             print(f"{name}: {label}")
         panel.set(xscale="log", yscale="log", xlabel=name, ylabel="CPU seconds")
+        plain = sorted({float(row["work"]) for row in found})
+        if plain[-1] < 1000:
+            panel.set_xticks(plain, labels=[f"{work:g}" for work in plain])
+        panel.set_ylim(bottom=1)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
         panel.legend(fontsize=7)
     figure.savefig(given.figure, dpi=120)
 

@@ -12,6 +12,7 @@ from progressive_training import checkpoint
 from progressive_training.deformation import Lattice, evaluate
 from progressive_training.samples import Sample, SampleStream, Sampling
 from progressive_training.scales import Scales, scales_of, smooth_part
+from progressive_training.series import _tests as compared
 from progressive_training.series import measure_series, read_series, run_series, series_table, write_series
 from ProgressiveRegistrationLib.errors import InputError
 from training_helpers import write_chests
@@ -146,3 +147,14 @@ def test_some_runs_of_a_series_can_go_first(place):
     assert [name for name, _, _ in series.runs(["progressive"])] == ["progressive-seed1", "progressive-seed2"]
     with pytest.raises(InputError, match="no run or variant other; it has progressive-seed1"):
         series.runs(["other"])
+
+
+def test_runs_of_other_lengths_are_not_held_against_each_other():
+    def row(variant: str, iteration: int, errors: list[float]) -> dict:
+        against = "progressive" if variant == "baseline" else None
+        at = {"variant": variant, "against": against, "seed": 1, "iteration": iteration, "of": 9}
+        return {**at, "errors": {"phantoms": errors}}
+
+    whole = [row("progressive", 9, [1.0, 2.0, 3.0]), row("baseline", 9, [1.5, 2.7, 3.1])]
+    assert [test["n"] for test in compared(whole)] == [3]
+    assert compared([whole[0], row("baseline", 8, [1.5, 2.7, 3.1])]) == []

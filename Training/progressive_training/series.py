@@ -173,11 +173,15 @@ def measure_series(series: Series, output: Path, report: Callable[[str], None] =
 
 
 def _tests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One-sided, as in the paper: are a variant's errors larger than its partner's (all seeds together)?"""
+    """One-sided, as in the paper: are a variant's errors larger than its partner's (all seeds together)?
+
+    Runs that are not at their end are left out: they would be compared at another length.
+    """
     out = []
-    for variant, against in dict.fromkeys((r["variant"], r["against"]) for r in rows if r["against"]):
-        mine = {r["seed"]: r["errors"] for r in rows if r["variant"] == variant}
-        other = {r["seed"]: r["errors"] for r in rows if r["variant"] == against}
+    ended = [r for r in rows if r["iteration"] >= r["of"]]
+    for variant, against in dict.fromkeys((r["variant"], r["against"]) for r in ended if r["against"]):
+        mine = {r["seed"]: r["errors"] for r in ended if r["variant"] == variant}
+        other = {r["seed"]: r["errors"] for r in ended if r["variant"] == against}
         seeds = sorted(mine.keys() & other.keys())
         for key in next(iter(mine.values())) if seeds else ():
             worse, better = (np.concatenate([e[s][key] for s in seeds]) for e in (mine, other))
