@@ -105,11 +105,11 @@ def test_scene_that_cannot_be_written_is_told(nodes, tmp_path):
         sequence_scene.save_scene(tmp_path / "missing" / "scene.mrb")
 
 
-def test_result_of_the_command_is_loaded_as_it_was_written(capsys, tmp_path):
+def written_by_the_command(capsys, tmp_path: Path) -> None:
+    """``tmp_path / "out"``: what ``sequence`` makes of a chest and the same 8 mm higher."""
     from small_pair import GRID as CHEST
     from small_pair import chest, run
 
-    slicer.mrmlScene.Clear()
     for k in range(2):
         image = CHEST.image(chest())
         image.SetOrigin(np.add(CHEST.origin, (0, 0, 8.0 * k)))
@@ -117,6 +117,11 @@ def test_result_of_the_command_is_loaded_as_it_was_written(capsys, tmp_path):
     phases = [tmp_path / "p0.nrrd", tmp_path / "p1.nrrd"]
     options = ["--reference", "p0", "--model", "none", "--preset", "fast", "--no-warped", "-q"]
     assert run(capsys, "sequence", *phases, "-o", tmp_path / "out", *options)[0] == 0
+
+
+def test_result_of_the_command_is_loaded_as_it_was_written(capsys, tmp_path):
+    slicer.mrmlScene.Clear()
+    written_by_the_command(capsys, tmp_path)
     nodes = sequence_scene.load_result(tmp_path / "out")
     nodes.browser.SetSelectedItemNumber(1)
     sequence_scene.logic().UpdateProxyNodesFromSequences(nodes.browser)
@@ -220,16 +225,7 @@ def test_script_writes_a_scene_whose_views_show_reference_and_phase(capsys, tmp_
     import sys
     import zipfile
 
-    from small_pair import GRID as CHEST
-    from small_pair import chest, run
-
-    for k in range(2):
-        image = CHEST.image(chest())
-        image.SetOrigin(np.add(CHEST.origin, (0, 0, 8.0 * k)))
-        sitk.WriteImage(image, str(tmp_path / f"p{k}.nrrd"))
-    phases = [tmp_path / "p0.nrrd", tmp_path / "p1.nrrd"]
-    options = ["--reference", "p0", "--model", "none", "--preset", "fast", "--no-warped", "-q"]
-    assert run(capsys, "sequence", *phases, "-o", tmp_path / "out", *options)[0] == 0
+    written_by_the_command(capsys, tmp_path)
     script = Path(__file__).parents[2] / "ProgressiveRegistration" / "Scripts" / "sequence_scene.py"
     given = [sys.executable, str(script), str(tmp_path / "out"), str(tmp_path / "scene.mrb")]
     done = subprocess.run(given, capture_output=True, text=True, check=False)
