@@ -14,6 +14,8 @@ from progressive_training.network import (
     RenormBatchNorm3d,
     batch_statistics,
     beta_gamma,
+    doubled,
+    pointwise,
     pool_to,
     resize,
 )
@@ -74,6 +76,22 @@ def test_at_the_end_it_is_the_registration_unet(network, images):
     exported.load_state_dict(network.unet.state_dict())
     with torch.no_grad():
         assert torch.allclose(exported.eval()(images), network(images, FINAL), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("product", "conv"),
+    [(doubled, torch.nn.ConvTranspose3d(6, 4, 2, stride=2)), (pointwise, torch.nn.Conv3d(6, 3, 1))],
+    ids=["doubled", "pointwise"],
+)
+def test_matrix_products_are_torchs_own_convolutions_and_their_gradients(product, conv):
+    x = torch.randn(2, 6, 3, 4, 5, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    results = []
+    for made in (conv(x), product(conv, x)):
+        looked_at = torch.linspace(-1, 1, made.numel()).view(made.shape)
+        results.append((made, *torch.autograd.grad((made * looked_at).sum(), (x, conv.weight, conv.bias))))
+    for theirs, ours in zip(*results):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_extra_layers_get_a_gradient_only_while_their_level_is_active(network, images):

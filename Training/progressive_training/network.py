@@ -173,12 +173,14 @@ class ProgressiveUNet(nn.Module):
         maps = skips[0]
         for level in range(finest + 1):
             if level > 0:
-                maps = self.unet.merge_up(self._depth(level), maps, skips[level])
+                depth = self._depth(level)
+                above = doubled(self.unet.up[depth], maps)
+                maps = self.unet.merge[depth](torch.cat([above, skips[level]], 1))
             if alpha[level] > 0 or self.composed or not self.training:
                 head = self.unet.out if level == self.levels - 1 else self.outputs[level]
                 # bfloat16 has 8 bits: 20 voxels would be rounded to 0.1.
                 with torch.autocast(maps.device.type, enabled=False):
-                    fields[level] = head(maps.float())
+                    fields[level] = pointwise(head, maps.float())
         return fields
 
     def forward(self, x: torch.Tensor, alpha: Sequence[float], side: int | None = None) -> torch.Tensor:
@@ -212,6 +214,24 @@ class ProgressiveUNet(nn.Module):
             elif alpha[level] > 0:
                 parts.append(self.unet.out)
         return [p for part in parts for p in part.parameters()]
+
+
+def doubled(conv: nn.ConvTranspose3d, x: torch.Tensor) -> torch.Tensor:
+    """``conv``, of 2x2x2 in steps of 2, as a matrix product: (n, c, D, H, W) -> (n, maps, 2D, 2H, 2W).
+
+    Its gradients take a third of the time that oneDNN's transposed convolution takes on a CPU.
+    """
+    n, c, d, h, w = x.shape
+    rows = conv.weight.permute(0, 2, 3, 4, 1).reshape(c, -1)
+    out = F.linear(x.permute(0, 2, 3, 4, 1), rows.T, bias_of(conv).repeat(8))
+    out = out.view(n, d, h, w, 2, 2, 2, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    return out.reshape(n, 2 * d, 2 * h, 2 * w, -1).permute(0, 4, 1, 2, 3)
+
+
+def pointwise(conv: nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
+    """``conv``, of 1x1x1, as a matrix product, for the same reason: (n, c, D, H, W) -> (n, maps, D, H, W)."""
+    out = F.linear(x.permute(0, 2, 3, 4, 1), conv.weight.flatten(1), bias_of(conv))
+    return out.permute(0, 4, 1, 2, 3)
 
 
 def _sum(parts: list[torch.Tensor]) -> torch.Tensor:
