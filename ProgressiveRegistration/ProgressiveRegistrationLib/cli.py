@@ -41,7 +41,7 @@ from .errors import (
     memory_errors,
 )
 from .files import keeping
-from .memory import keep_freed_memory
+from .memory import collect_seldom, keep_freed_memory
 from .options import Options, PairFiles
 
 EXIT_CODES = f"""
@@ -353,6 +353,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     _typed[:] = sys.argv[1:] if arguments is None else arguments
     if arguments is None:  # called by the console script: the process is ours
         keep_freed_memory()
+        collect_seldom()
     for stream in (sys.stdout, sys.stderr):  # a console's encoding must not make a finished run a failure
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
