@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from .along_axes import linear
 from .errors import InputError, OutputError, memory_errors
 from .files import replacing
 from .formats import READ_FIELD_ENDINGS, transform_ending
@@ -178,23 +179,16 @@ class DisplacementField:
         """(z, y, x, 3) float32: u on a grid whose axes are this one's, interpolated axis after axis."""
         first = self.grid.world_to_index(np.asarray(grid.origin))
         step = np.asarray(grid.spacing) / self.grid.spacing
-        u, beyond = self.displacement, np.zeros(grid.shape, bool)
-        for axis in np.argsort(
-            [n / m for n, m in zip(grid.size, self.grid.size)]
-        ):  # what shrinks comes first
-            along = 2 - axis
-            index = first[axis] + step[axis] * np.arange(grid.size[axis])
-            last = self.grid.size[axis] - 1
-            shape = [1, 1, 1]
-            shape[along] = -1
-            beyond |= ((index < -1e-6) | (index > last + 1e-6)).reshape(shape)
-            index = np.clip(index, 0, last)
-            below = np.minimum(index.astype(int), max(last - 1, 0))
-            share = (index - below).astype(np.float32).reshape([*shape, 1])
-            low = u.take(below, along)
-            u = low + share * (u.take(np.minimum(below + 1, last), along) - low)
-        if self.outside is not None and beyond.any():
-            u[beyond] = _affine_displacement(grid, self.outside)[beyond]
+        places = [first[a] + step[a] * np.arange(grid.size[a]) for a in range(3)]
+        u = linear(self.displacement, places)
+        if self.outside is not None:
+            for axis, (index, count) in enumerate(zip(places, self.grid.size)):
+                below, beyond = (index < -1e-6).sum(), (index > count - 1 + 1e-6).sum()
+                for low, high in ((0, below), (grid.size[axis] - beyond, grid.size[axis])):
+                    if low < high:
+                        part = [slice(None)] * 3
+                        part[2 - axis] = slice(low, high)
+                        u[tuple(part)] = _affine_displacement(grid.part(axis, low, high), self.outside)
         return u
 
     def covering(self, grid: Grid) -> DisplacementField:

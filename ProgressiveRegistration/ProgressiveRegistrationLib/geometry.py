@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from .along_axes import linear
 from .errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+ASTRAY = 1e-4  # voxels, of a lattice's far corner: what it may leave another's axes by and still run along
 COVER_TOLERANCE = 1e-6  # voxels: what rounding makes of a point on a face
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -132,6 +134,24 @@ class Grid:
         first = (-0.5 * np.asarray(self.spacing) + 0.5 * spacing) / np.asarray(self.spacing)
         return Grid(tuple(size), tuple(spacing), self.index_to_world(first), self.direction)
 
+    def part(self, axis: int, first: int, stop: int) -> Grid:
+        """The voxels from ``first`` up to ``stop`` along an axis (x, y, z = 0, 1, 2)."""
+        start, size = np.zeros(3), list(self.size)
+        start[axis], size[axis] = first, stop - first
+        return Grid(size, self.spacing, self.index_to_world(start), self.direction)
+
+    def places_in(self, other: Grid, affine: Affine | None = None) -> list[np.ndarray] | None:
+        """Indices of ``other`` along x, y, z at which this grid's voxels lie, or where ``affine`` leads from
+        there; None where they do not run along the other's axes."""
+        step, start = self.index_to_world_matrix, np.asarray(self.origin)
+        if affine is not None:
+            step, start = affine.matrix @ step, affine(start)
+        step, start = np.linalg.solve(other.index_to_world_matrix, step), other.world_to_index(start)
+        astray = np.abs(step - np.diag(np.diag(step))) @ np.asarray(self.size)
+        if astray.max() > ASTRAY:
+            return None
+        return [start[a] + step[a, a] * np.arange(self.size[a]) for a in range(3)]
+
     def image(self, array: np.ndarray) -> sitk.Image:
         """An image on this grid from (z, y, x) values, or a vector image from (z, y, x, c)."""
         if array.shape[:3] != self.shape:
@@ -162,16 +182,26 @@ class Grid:
         )
 
     def sample(
-        self, image: sitk.Image, *, shrink: list[int] | None = None, transform: sitk.Transform | None = None
+        self,
+        image: sitk.Image,
+        *,
+        shrink: list[int] | None = None,
+        transform: Affine | sitk.Transform | None = None,
+        default: float | None = None,
     ) -> np.ndarray:
         """(z, y, x) float32: the image, linear, at this grid's voxels,
         or where ``transform`` leads from there.
 
-        The image is first averaged over ``shrink`` voxels along its axes, so that nothing aliases; past its
-        edge its border voxels continue.
+        The image is first averaged over ``shrink`` voxels along its axes, so that nothing aliases. Past its
+        edge lies ``default``; None: its border voxels continue.
         """
         if shrink is not None and max(shrink) > 1:
             image = sitk.BinShrink(image, shrink)
+        if not isinstance(transform, sitk.Transform):
+            places = self.places_in(Grid.from_image(image), transform)
+            if places is not None:
+                return _along(image, places, default)
+            transform = None if transform is None else transform.to_transform()
         resampler = sitk.ResampleImageFilter()
         resampler.SetSize(self.size)
         resampler.SetOutputSpacing(self.spacing)
@@ -180,9 +210,31 @@ class Grid:
         if transform is not None:
             resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkLinear)
-        resampler.SetUseNearestNeighborExtrapolator(True)
+        if default is None:
+            resampler.SetUseNearestNeighborExtrapolator(True)
+        else:
+            resampler.SetDefaultPixelValue(default)
         resampler.SetOutputPixelType(sitk.sitkFloat32)
         return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def _along(image: sitk.Image, places: list[np.ndarray], default: float | None) -> np.ndarray:
+    """(z, y, x) float32: a scalar image at places along its axes x, y, z, as ITK's filter for resampling
+    does it."""
+    values = sitk.GetArrayViewFromImage(image)
+    out = linear(values, places, np.float64)  # as ITK: thresholds then give the same
+    outside = [(at < -0.5) | (at >= n - 0.5) for at, n in zip(places, image.GetSize())]
+    # there ITK takes the nearest voxel, along the other axes too
+    x, y, z = (np.clip(np.floor(at + 0.5).astype(int), 0, n - 1) for at, n in zip(places, image.GetSize()))
+    for axis, beyond in enumerate(outside):
+        if beyond.any():
+            there = [slice(None)] * 3
+            there[2 - axis] = beyond
+            if default is not None:
+                out[tuple(there)] = default
+            else:
+                out[tuple(there)] = values[np.ix_(*(v[t] for v, t in zip((z, y, x), there)))]
+    return out
 
 
 def steps_to_cover(lattice: Grid, cover: Grid) -> tuple[np.ndarray, np.ndarray]:

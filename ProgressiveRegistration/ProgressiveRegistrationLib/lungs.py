@@ -145,9 +145,15 @@ def _sample(image: sitk.Image, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     ]
     image = sitk.BinShrink(image, factors) if max(factors) > 1 else image
     hu = grid.sample(image)
-    covered = sitk.Image(image.GetSize(), sitk.sitkUInt8)
-    covered.CopyInformation(image)
-    inside = sitk.GetArrayFromImage(grid.resample(covered + 1, interpolator=sitk.sitkNearestNeighbor)) > 0
+    places = grid.places_in(Grid.from_image(image))
+    if places is None:
+        covered = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+        covered.CopyInformation(image)
+        nearest = grid.resample(covered + 1, interpolator=sitk.sitkNearestNeighbor)
+        inside = sitk.GetArrayViewFromImage(nearest) > 0
+    else:
+        x, y, z = ((at >= -0.5) & (at < n - 0.5) for at, n in zip(places, image.GetSize()))
+        inside = z[:, None, None] & y[:, None] & x
     hu[~inside] = outside
     valid = hu > PADDING_HU
     hu[~valid] = NOTHING_HU
@@ -337,9 +343,7 @@ def _fine_mask(image: sitk.Image, coarse: Grid, lung: np.ndarray) -> sitk.Image:
     hu, valid = _sample(image, fine)
 
     def at_fine(mask: np.ndarray) -> np.ndarray:
-        return sitk.GetArrayFromImage(
-            fine.resample(coarse.image(mask.astype(np.float32)), pixel=sitk.sitkFloat32)
-        )
+        return fine.sample(coarse.image(mask.astype(np.float32)), default=0.0)
 
     weight = at_fine(ndimage.binary_dilation(lung))
     inside = at_fine(lung)

@@ -115,9 +115,10 @@ def _by_slabs(
 
 def _met(moving: sitk.Image, slab: Grid, displacement: np.ndarray) -> sitk.Image | None:
     """The part of the moving image that may show in a slab, or None: all else need not be converted."""
-    along = np.ascontiguousarray(np.moveaxis(displacement, -1, 0)).reshape(3, -1)  # numpy's min is quick so
+    rows = displacement.reshape(slab.size[1] * slab.size[2], -1)  # numpy is quick along rows
+    low, high = (end.reshape(-1, 3) for end in (rows.min(0), rows.max(0)))
     corners = slab.corners()
-    ends = corners.min(0) + along.min(1), corners.max(0) + along.max(1)
+    ends = corners.min(0) + low.min(0), corners.max(0) + high.max(0)
     box = np.stack(np.meshgrid(*zip(*ends)), -1).reshape(-1, 3)  # LPS mm, all that T reaches from the slab
     index = Grid.from_image(moving).world_to_index(box)
     low = np.clip(np.floor(index.min(0)).astype(int) - 2, 0, moving.GetSize())

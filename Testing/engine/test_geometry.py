@@ -82,3 +82,48 @@ def test_affine_between_boxes_carries_corners_and_inverts():
 def test_impossible_grids_and_boxes_are_refused(build, sentence):
     with pytest.raises(InputError, match=sentence):
         build()
+
+
+FLIPS = [(1, 1, 1), (-1, -1, 1), (1, -1, -1)]
+
+
+@pytest.mark.parametrize("flips", FLIPS, ids=str)
+@pytest.mark.parametrize("default", [None, -1000.0])
+@pytest.mark.parametrize("spacing", [(0.4, 3.1, 1.0), (2.9, 0.9, 7.0)], ids=str)
+def test_sampling_along_the_axes_is_itks_resampling(flips, default, spacing):
+    values = np.random.default_rng(2).integers(-1000, 1000, (9, 14, 12)).astype(np.int16)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((1.1, 2.0, 3.0))
+    image.SetOrigin((-7.0, 5.0, 11.0))
+    image.SetDirection(np.diag(flips).astype(float).ravel().tolist())
+    extent = Box.around(Grid.from_image(image).corners()).grown(4.3)  # past the image on every side
+    grid = extent.grid(1).with_spacing(spacing)
+    affine = Affine(np.diag([1.05, 0.9, 1.2]), [0.7, -1.3, -2.0])
+    assert grid.places_in(Grid.from_image(image), affine) is not None
+    sampler = sitk.ResampleImageFilter()
+    sampler.SetSize(grid.size)
+    sampler.SetOutputSpacing(grid.spacing)
+    sampler.SetOutputOrigin(grid.origin)
+    sampler.SetTransform(affine.to_transform())
+    sampler.SetOutputPixelType(sitk.sitkFloat32)
+    sampler.SetUseNearestNeighborExtrapolator(default is None)
+    sampler.SetDefaultPixelValue(default or 0.0)
+    expected = sitk.GetArrayFromImage(sampler.Execute(image))
+    found = grid.sample(image, transform=affine, default=default)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_an_oblique_image_is_sampled_too():
+    image = oblique_image() + 40
+    grid = Grid((4, 4, 4), (1.0, 1.0, 1.0), Grid.from_image(image).index_to_world([4, 3, 2]))
+    assert grid.places_in(Grid.from_image(image)) is None
+    assert np.all(grid.sample(image) == 40)
+
+
+def test_a_part_of_a_grid_lies_where_it_lay():
+    grid = Grid.from_image(oblique_image())
+    for axis in range(3):
+        part = grid.part(axis, 1, 4)
+        kept = [slice(None)] * 3
+        kept[2 - axis] = slice(1, 4)
+        np.testing.assert_allclose(part.points(), grid.points()[tuple(kept)], atol=1e-4)

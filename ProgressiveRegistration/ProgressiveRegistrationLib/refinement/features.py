@@ -34,7 +34,7 @@ def sample_mapped(image: sitk.Image, grid: Grid, affine: Affine) -> torch.Tensor
     steps = affine.matrix @ grid.index_to_world_matrix  # mm of one grid step, in the image's frame
     along = np.abs(np.linalg.solve(Grid.from_image(image).index_to_world_matrix, steps)).max(1)
     shrink = [int(max(1, min(np.floor(a + 1e-6), n))) for a, n in zip(along, image.GetSize())]
-    hu = torch.from_numpy(grid.sample(image, shrink=shrink, transform=affine.to_transform()))
+    hu = torch.from_numpy(grid.sample(image, shrink=shrink, transform=affine))
     low, high = WINDOW_HU
     return hu.sub_(low).div_(high - low).clamp_(0, 1)
 

@@ -76,20 +76,10 @@ def windowed(image: sitk.Image, grid: Grid, transform: Transform | None = None) 
     """(z, y, x) in [0, 1]: ``image`` in the pictures' window on a grid; with T, as T brings it there."""
     low, high = SHOWN_HU
     if isinstance(transform, DisplacementField):
-        out = transform.warp_image(image, grid, default=low)
+        out = sitk.GetArrayFromImage(transform.warp_image(image, grid, default=low))
     else:
-        out = sitk.Resample(
-            image,
-            grid.size,
-            transform or sitk.Transform(3, sitk.sitkIdentity),
-            sitk.sitkLinear,
-            grid.origin,
-            grid.spacing,
-            grid.direction,
-            low,
-            sitk.sitkFloat32,
-        )
-    return np.clip((sitk.GetArrayFromImage(out) - low) / (high - low), 0, 1)
+        out = grid.sample(image, transform=transform, default=low)
+    return np.clip((out - low) / (high - low), 0, 1)
 
 
 def slice_of(image: sitk.Image, plane: Plane, transform: Transform | None = None) -> np.ndarray:
