@@ -8,6 +8,7 @@ Results go to files, a summary (or ``--json``) to standard output, progress and 
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import shlex
@@ -59,6 +60,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 OUTPUTS = ("output", "moving_output")  # the options that name what is written
+# How long a thread may keep others waiting: while one imports torch, another finds the lungs in many short
+# steps, and would wait for Python's 5 ms before each.
+SWITCH_S = 0.0005
 _typed: List[str] = []  # the arguments of this run
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 _out = Console(soft_wrap=True, highlight=False)
@@ -354,6 +358,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if arguments is None:  # called by the console script: the process is ours
         keep_freed_memory()
         collect_seldom()
+        sys.setswitchinterval(SWITCH_S)
     for stream in (sys.stdout, sys.stderr):  # a console's encoding must not make a finished run a failure
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -376,6 +381,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+        if arguments is None:
+            gc.freeze()  # else Python searches all that torch made for garbage while it ends
     return 0
 
 

@@ -131,6 +131,7 @@ def register_files(
             inputs = read_inputs(job.files)
         assert inputs.moving is not None  # who registers gives both
         result, backward = _registered(job, inputs, loading, work)
+        images, warped = _write_images(job, inputs, result, folder, beside, work.cancelled)
         with work.stage("quality", "Measuring the transform"):
             figures = quality_figures(
                 result.field,
@@ -146,7 +147,6 @@ def register_files(
         if doubt is not None:
             figures["uncertainty"] = doubt.figures
         with work.stage("writing", "Warping and writing"):
-            images, warped = _write_images(job, inputs, result, folder, beside, work.cancelled)
             outputs = _write_results(job, inputs, result, figures, folder, work.part("writing"))
             outputs.update(images)
             if doubt is not None:
