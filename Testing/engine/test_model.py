@@ -13,8 +13,9 @@ import pytest
 import torch
 from ProgressiveRegistrationLib.errors import DeviceError, ModelError
 from ProgressiveRegistrationLib.network import model as models
+from ProgressiveRegistrationLib.network.joined import read_off
 from ProgressiveRegistrationLib.network.model import ModelCard, available_models, load_model, write_model
-from ProgressiveRegistrationLib.network.unet import RegistrationUNet, fold_batch_norm
+from ProgressiveRegistrationLib.network.unet import RegistrationUNet, fold_batch_norm, join
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,6 +82,22 @@ def test_folding_batch_norm_changes_nothing():
         after = fold_batch_norm(network)(x)
     assert before.abs().mean() > 1e-2
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def test_joining_layers_changes_nothing_not_even_at_the_border():
+    network = fold_batch_norm(trained_like(levels=4))
+    images = torch.rand(2, 2, 16, 24, 32)
+    with torch.no_grad():
+        plain = network(images)
+        joined = join(network)(images)
+    assert network.joined
+    assert float((joined - plain).abs().max()) < 1e-5 * float(plain.abs().max())
+
+
+def test_reading_fields_off_is_a_convolution():
+    conv, maps = torch.nn.Conv3d(5, 3, 1), torch.rand(2, 5, 40, 44, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(read_off(conv, maps), conv(maps))
 
 
 def test_the_network_is_equivariant_to_shifts_by_its_coarsest_cell():

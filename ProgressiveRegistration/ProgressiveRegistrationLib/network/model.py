@@ -16,7 +16,7 @@ import torch
 
 from ..errors import ModelError
 from .device import choose_device, choose_precision, device_name, on_gpu_or_cpu, passed_over
-from .unet import RegistrationUNet, channels_last, fold_batch_norm
+from .unet import RegistrationUNet, channels_last, fold_batch_norm, join
 
 # 1: the paper's network. 2: a card whose network differs from it (``correlated``, ``output``) or is
 # asked otherwise (``passes``, ``mirrored``, ``symmetric``), which earlier programs cannot do.
@@ -211,7 +211,7 @@ class Model:
         self.notes: list[str] = (
             passed_over() if str(device).lower() == "auto" and chosen.type == "cpu" else []
         )
-        self._exact = fold_batch_norm(network.float().eval())
+        self._exact = join(fold_batch_norm(network.float().eval()))
         on_gpu_or_cpu(chosen, self._place, "the network", self.notes)
 
     def _place(self, device: torch.device) -> None:

@@ -15,8 +15,10 @@ from torch import nn
 
 from .compose import concatenated
 from .correlation import RADIUS, correlation
+from .joined import Joined, read_off
 
 LEAKINESS = 0.01
+JOINED_LEVELS = 2  # below, making the joined weights takes longer than they save
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -114,6 +116,7 @@ class RegistrationUNet(nn.Module):
             below = 2 * skip
             self.up.append(nn.ConvTranspose3d(below, below, 2, stride=2))
             self.merge.append(nn.Sequential(ConvBlock(below + skip, skip, norm), ConvBlock(skip, skip, norm)))
+        self.joined = nn.ModuleList()  # see ``join``
         self.pool = nn.MaxPool3d(2)
         self.out = nn.Conv3d(maps_of_level(width, 0)[2], 3, 1)
         # of the levels below the finest one
@@ -138,7 +141,13 @@ class RegistrationUNet(nn.Module):
 
     def merge_up(self, level: int, below: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Bring the maps of ``level + 1`` up and join them with the analysis maps of ``level``."""
-        return self.merge[level](torch.cat([self.up[level](below), skip], 1))
+        if level >= len(self.joined):
+            return self.merge[level](torch.cat([self.up[level](below), skip], 1))
+        first, *rest = blocks_of(self.merge[level])
+        maps = first.act(self.joined[level](below, skip))
+        for block in rest:
+            maps = block(maps)
+        return maps
 
     def features(self, x: torch.Tensor, images: torch.Tensor | None = None) -> list[torch.Tensor]:
         """The maps that each level's field is read from, coarsest first: (n, maps, d, h, w), the last one
@@ -162,11 +171,11 @@ class RegistrationUNet(nn.Module):
 
     def field(self, features: list[torch.Tensor]) -> torch.Tensor:
         """(n, 3, D, H, W): the field that ``features`` stand for, in the precision of the last layer."""
-        kind = self.out.weight.dtype
-        finest = self.out(features[-1].to(kind))
+        finest = read_off(self.out, features[-1])
         if not self.composed:
             return finest
-        below = [head(maps.to(kind)) for head, maps in zip(reversed(self.heads), features)]
+        heads = [head for head in self.heads if isinstance(head, nn.Conv3d)]
+        below = [read_off(head, maps) for head, maps in zip(reversed(heads), features)]
         return concatenated([*below, finest], finest.shape[2:])[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -184,4 +193,14 @@ def fold_batch_norm(network: Module) -> Module:
             conv.weight.mul_(scale[:, None, None, None, None])
             bias_of(conv).copy_((bias_of(conv) - mean) * scale + norm.bias)
             block.norm = nn.Identity()
+    return network
+
+
+def join(network: RegistrationUNet) -> RegistrationUNet:
+    """Let the finest levels be brought up and convolved in one step, in place; after ``fold_batch_norm``."""
+    network.joined = nn.ModuleList(
+        Joined(up, blocks_of(merge)[0].conv)
+        for up, merge in list(zip(network.up, network.merge))[:JOINED_LEVELS]
+        if isinstance(up, nn.ConvTranspose3d)
+    )
     return network
