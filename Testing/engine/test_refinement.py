@@ -3,7 +3,10 @@ so that truth is exact at every point."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +19,7 @@ from ProgressiveRegistrationLib.geometry import Affine, Grid
 from ProgressiveRegistrationLib.presets import PRESETS, Settings, Stage
 from ProgressiveRegistrationLib.quality import field_of_view, folding, inverse_consistency, mask_points
 from ProgressiveRegistrationLib.refinement.adam import Adam
+from ProgressiveRegistrationLib.refinement.ahead import Ahead, working_ahead
 from ProgressiveRegistrationLib.refinement.features import FLAT, distinctness, mind_ssc, sample_mapped
 from ProgressiveRegistrationLib.refinement.lattices import Lattice, RowsAt
 from ProgressiveRegistrationLib.refinement.matching import LungPoints
@@ -538,3 +542,45 @@ def test_the_moving_image_is_seen_through_the_affine_map():
     made = sample_mapped(image, grid, affine).numpy()
     hu = affine(grid.points().astype(float)) @ np.array([3.0, -2.0, 4.0]) - 500
     assert np.allclose(made, (hu + 1000) / 900, atol=1e-4)
+
+
+def test_points_are_made_ahead_in_their_order_and_no_more_than_asked_for():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with working_ahead(torch.device("cpu")) as ahead:
+            assert torch.get_num_threads() == 1
+            numbers = itertools.count()
+            threads: list[str] = []
+
+            def make() -> int:
+                threads.append(threading.current_thread().name)
+                return next(numbers)
+
+            assert list(ahead.each(make, 5)) == [0, 1, 2, 3, 4]
+            assert next(numbers) == 5
+            assert all(name.startswith("ahead") for name in threads)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_ahead_comes_when_its_turn_has_come():
+    waiting = iter([lambda: 1, lambda: 1 / 0])
+    with ThreadPoolExecutor(1) as pool:
+        made = Ahead(pool).each(lambda: next(waiting)(), 2)
+        assert next(made) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(made)
+
+
+def test_working_ahead_changes_nothing(pair):
+    fields = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):  # the first alone, the second with one that works ahead
+            torch.set_num_threads(threads)
+            fields.append(refine(pair.fixed, pair.moving, pair.start, preset=QUICK, mask=pair.mask))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(fields[0].displacement, fields[1].displacement)

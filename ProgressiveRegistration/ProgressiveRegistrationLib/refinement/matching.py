@@ -8,6 +8,7 @@ import torch
 
 from ..geometry import Affine, Box, Grid
 from ..progress import Stop, check
+from .ahead import Ahead
 from .features import CHANNELS, distinctness, mind_ssc, sample_mapped
 from .lattices import Lattice, RowsAt, sent
 from .warp import Warp
@@ -72,6 +73,7 @@ class FeaturePair:
         voxel_mm: float,
         noise: float,
         cancelled: Stop,
+        ahead: Ahead | None = None,
     ) -> None:
         sample = torch.from_numpy(lung.grid.index_to_world(lung.index[::7]).astype(np.float32)).to(
             warp.device
@@ -89,8 +91,10 @@ class FeaturePair:
         low = np.floor(grid.world_to_index(np.asarray(outer.lower))).astype(int)
         high = np.ceil(grid.world_to_index(np.asarray(outer.upper))).astype(int)
         larger = Grid(tuple(high - low + 1), grid.spacing, grid.index_to_world(low))
-        self.fixed, self.fixed_rows = self._features(fixed, grid, Affine.identity(), noise, cancelled)
+        # only one thread asks whether to stop
+        beside = (ahead or Ahead()).begin(lambda: self._features(fixed, grid, Affine.identity(), noise, None))
         self.moving, self.moving_rows = self._features(moving, larger, warp.affine, noise, cancelled)
+        self.fixed, self.fixed_rows = beside()
         # lattice point -> index of the moving image
         own = Grid.from_image(moving)
         back = np.linalg.inv(own.index_to_world_matrix)

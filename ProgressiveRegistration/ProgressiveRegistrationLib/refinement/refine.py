@@ -25,6 +25,7 @@ from ..geometry import Box, Grid
 from ..presets import DEFAULT, PRESETS, Settings, Stage
 from ..progress import Progress, Stop, check
 from .adam import Adam
+from .ahead import Ahead, working_ahead
 from .lattices import sent
 from .matching import FeaturePair, LungPoints, mean_square, shuffled
 from .splines import SplineAt, roughness, roughness_slope, separable, shaping
@@ -91,18 +92,19 @@ def refine(
     # what it needs of torch is not all there on mps
     target = torch.device("cpu" if device.startswith("mps") else device)
     steps = [] if convergence is None else convergence
-    descent = _Descent(settings, target, seed, progress, cancelled, steps)
-    warp, region = descent.run("forward", fixed, moving, field, mask, settings.stages)
-    result = warp.result()
-    if not settings.both_ways:
-        return result
-    back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=descent.alive)
-    moving_mask = _carried(mask, back, moving)
-    backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
-    _meet_half_way(warp, backward, region, descent)
-    descent.done = descent.total
-    descent.report(0)
-    return warp.result()
+    with working_ahead(target) as ahead:
+        descent = _Descent(settings, target, seed, progress, cancelled, steps, ahead)
+        warp, region = descent.run("forward", fixed, moving, field, mask, settings.stages)
+        result = warp.result()
+        if not settings.both_ways:
+            return result
+        back = result.resample(result.grid.with_spacing(BACK_MM)).inverse(cancelled=descent.alive)
+        moving_mask = _carried(mask, back, moving)
+        backward, _ = descent.run("backward", moving, fixed, back, moving_mask, settings.stages[1:])
+        _meet_half_way(warp, backward, region, descent)
+        descent.done = descent.total
+        descent.report(0)
+        return warp.result()
 
 
 def _settings(preset: str) -> Settings:
@@ -181,8 +183,9 @@ class _Descent:
         progress: Progress,
         cancelled: Stop,
         convergence: list[dict[str, Any]],
+        ahead: Ahead,
     ) -> None:
-        self.settings, self.device, self.seed = settings, device, seed
+        self.settings, self.device, self.seed, self.ahead = settings, device, seed, ahead
         self.progress, self.cancelled, self.convergence = progress, cancelled, convergence
         stages = settings.stages + settings.stages[1:] * settings.both_ways
         self.total, self.done = sum(s.iterations for s in stages) + MEETING * settings.both_ways, 0
@@ -227,14 +230,18 @@ class _Descent:
             self.report(0)
             if pair is None or asked != stage.voxel_mm:
                 first, pair = pair is None, None  # frees the last one first
-                pair = FeaturePair(fixed, moving, warp, lung, stage.voxel_mm, settings.noise, self.alive)
+                pair = FeaturePair(
+                    fixed, moving, warp, lung, stage.voxel_mm, settings.noise, self.alive, self.ahead
+                )
                 asked = stage.voxel_mm
                 if first and direction == "forward":
                     _keep_best_share(pair, warp, lung, stage, generator)
                     _check_seen(pair, warp, lung, stage, generator)
             rounds: list[dict[str, Any]] = []
             for _ in range(stage.repeats + 1):
-                rounds.append(_optimise(pair, warp, lung, region, stage, settings, generator, self.report))
+                rounds.append(
+                    _optimise(pair, warp, lung, region, stage, settings, generator, self.report, self.ahead)
+                )
                 before, after = rounds[-1]["data"]
                 if after > (1 - PAYS) * before:
                     break
@@ -290,6 +297,7 @@ def _optimise(
     settings: Settings,
     generator: torch.Generator,
     report: Callable[[float], None],
+    ahead: Ahead,
 ) -> dict[str, Any]:
     """One stage: adds its nodes to ``warp``. Returns their number and the terms at start and end."""
     grid = _lattice(region, stage.node_mm)
@@ -303,10 +311,15 @@ def _optimise(
     optimiser = Adam(nodes, SLOPE_FLOOR / nodes[0].numel())
     first, last = stage.step_mm
     terms = []
+
+    def drawn() -> tuple[SplineAt, torch.Tensor, torch.Tensor]:
+        points = sent(lung.draw(stage.points, generator), warp.device)
+        return SplineAt(grid, points), points + warp.at(points), pair.fixed_at(points)
+
+    draws = ahead.each(drawn, -(-stage.iterations // settings.redraw))
     for iteration in range(stage.iterations):
         if iteration % settings.redraw == 0:
-            points = sent(lung.draw(stage.points, generator), warp.device)
-            splines, start, wanted = SplineAt(grid, points), points + warp.at(points), pair.fixed_at(points)
+            splines, start, wanted = next(draws)
         share = iteration / max(1, stage.iterations - 1)
         smooth = separable(nodes, shape)
         data, pull = pair.pull(start + splines.value(smooth), wanted, settings.robust)
