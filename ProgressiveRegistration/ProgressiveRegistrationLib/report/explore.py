@@ -88,5 +88,5 @@ def _jpeg_uri(sheet: np.ndarray, quality: int) -> str:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(sheet).save(out, "JPEG", quality=quality, optimize=True)
+    Image.fromarray(sheet).save(out, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
