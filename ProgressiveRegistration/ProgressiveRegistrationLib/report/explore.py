@@ -72,7 +72,10 @@ def _lattice(fixed: sitk.Image, lung_mask: sitk.Image | None) -> Grid:
 
 def _values(image: sitk.Image, grid: Grid, transform: Transform | None = None) -> np.ndarray:
     """(z, y, x) uint8; the square root keeps the lung's dim vessels visible, as in ``pictures.overlay``."""
-    return np.round(255 * np.sqrt(windowed(image, grid, transform))).astype(np.uint8)
+    values = windowed(image, grid, transform)
+    np.sqrt(values, out=values)
+    values *= 255
+    return np.rint(values, out=values).astype(np.uint8)
 
 
 def _sheet(values: np.ndarray, columns: int) -> np.ndarray:

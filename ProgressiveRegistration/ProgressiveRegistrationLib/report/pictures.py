@@ -76,10 +76,12 @@ def windowed(image: sitk.Image, grid: Grid, transform: Transform | None = None) 
     """(z, y, x) in [0, 1]: ``image`` in the pictures' window on a grid; with T, as T brings it there."""
     low, high = SHOWN_HU
     if isinstance(transform, DisplacementField):
-        out = sitk.GetArrayFromImage(transform.warp_image(image, grid, default=low))
+        out = sitk.GetArrayFromImage(transform.warp_image(image, grid, default=low)).astype(np.float32)
     else:
         out = grid.sample(image, transform=transform, default=low)
-    return np.clip((out - low) / (high - low), 0, 1)
+    out -= low  # in place: the page's volumes are large
+    out /= high - low
+    return np.clip(out, 0, 1, out=out)
 
 
 def slice_of(image: sitk.Image, plane: Plane, transform: Transform | None = None) -> np.ndarray:
