@@ -25,11 +25,13 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         ),
         program: Optional[List[str]] = typer.Option(
             None,
-            help="fast, balanced, accurate, elastix, greedy, ants, convexadam; repeatable. [all installed]",
+            help="fast, balanced, accurate, elastix, greedy, ants, convexadam, unigradicon; repeatable. "
+            "[all installed]",
         ),
         peer_python: Optional[Path] = typer.Option(
             None, help="Python of an environment that has the peers (and SimpleITK), if not this one's."
         ),
+        weights: Optional[Path] = typer.Option(None, help="uniGradICON's weights, which it does not bring."),
         threads: int = typer.Option(os.cpu_count() or 1, help="Threads of every program.", min=1),
         again: bool = typer.Option(False, "--again", help="Repeat runs that are in the folder already."),
         quiet: bool = cli.QUIET,
@@ -44,7 +46,8 @@ def add_commands(app: typer.Typer, cli: Any, epilog: str) -> None:
         from .benchmark.run import run_benchmark
 
         table, notes = read_pairs(pairs)
-        programs, missing = chosen(list(program or []), None if peer_python is None else str(peer_python))
+        python = None if peer_python is None else str(peer_python)
+        programs, missing = chosen(list(program or []), python, weights)
         tell = (lambda line: None) if quiet else (lambda line: cli._errors.print(cli._plain(line)))
         run_benchmark(
             table, programs, output, threads=threads, again=again, notes=[*notes, *missing], tell=tell

@@ -17,6 +17,7 @@ from ProgressiveRegistrationLib.benchmark.measure import measured
 from ProgressiveRegistrationLib.benchmark.run import run_benchmark
 from ProgressiveRegistrationLib.errors import InputError
 from ProgressiveRegistrationLib.geometry import Grid
+from ProgressiveRegistrationLib.options import PairFiles
 from ProgressiveRegistrationLib.report.charts import cost_accuracy_svg
 
 GRID = Grid((24, 22, 20), (10.0, 10.0, 12.0), (-115.0, -105.0, -114.0))
@@ -113,6 +114,22 @@ def test_what_is_not_installed_is_left_out_with_a_note_or_refused_when_asked_for
         programs.chosen(["ants"], None)
     with pytest.raises(InputError, match="no program demons"):
         programs.chosen(["demons"], None)
+
+
+def test_a_program_that_needs_weights_is_run_with_them_and_left_out_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "installed", lambda python: {"unigradicon": "1.0"})
+    found, notes = programs.chosen([], None)
+    assert "unigradicon" not in [p.name for p, _, _ in found]
+    assert any("unigradicon needs its weights" in note for note in notes)
+    with pytest.raises(InputError, match="--weights"):
+        programs.chosen(["unigradicon"], None)
+    weights = tmp_path / "weights.trch"
+    with pytest.raises(InputError, match="do not exist"):
+        programs.chosen(["unigradicon"], None, weights)
+    weights.touch()
+    [(program, python, _)], _ = programs.chosen(["unigradicon"], None, weights)
+    command = program.command(python, PairFiles(Path("f.nrrd"), Path("m.nrrd")), tmp_path, 1)
+    assert command[command.index("--weights") + 1] == str(weights)
 
 
 def test_an_interpreter_that_does_not_run_is_told():

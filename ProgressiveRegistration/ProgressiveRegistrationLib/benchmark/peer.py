@@ -1,6 +1,6 @@
 """One registration by one of the peers, in a process of its own: a script that needs nothing of this package.
 
-    python peer.py elastix FIXED MOVING OUTPUT --threads 2 [--mask LUNGS]
+    python peer.py elastix FIXED MOVING OUTPUT --threads 2 [--mask LUNGS] [--weights FILE]
 
 It may run in another environment than this package's: its Python needs the peer and SimpleITK. OUTPUT becomes
 an ITK transform (.h5) or displacement field (.nrrd, .nii.gz), fixed -> moving, LPS mm. ITK reads all files.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -87,7 +88,21 @@ def convexadam(fixed: Path, moving: Path, output: Path, mask: Path | None, threa
     )
 
 
-PEERS = {function.__name__: function for function in (elastix, greedy, ants, convexadam)}
+def unigradicon(
+    fixed: Path, moving: Path, output: Path, mask: Path | None, threads: int, work: Path, weights: Path
+) -> None:
+    """Its own command. Masks are for pairs that have one for each image: not used."""
+    import torch
+    import unigradicon as program
+
+    torch.set_num_threads(threads)
+    given = ["--fixed", fixed, "--moving", moving, "--fixed_modality", "ct", "--moving_modality", "ct"]
+    given += ["--transform_out", output, "--network_weights", weights]
+    sys.argv = ["unigradicon-register", *map(str, given)]
+    program.main()
+
+
+PEERS = {function.__name__: function for function in (elastix, greedy, ants, convexadam, unigradicon)}
 
 
 def main() -> None:
@@ -97,9 +112,12 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--mask", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", type=Path)
     given = parser.parse_args()
+    options = {} if given.weights is None else {"weights": given.weights}
     with tempfile.TemporaryDirectory() as work:
-        PEERS[given.peer](given.fixed, given.moving, given.output, given.mask, given.threads, Path(work))
+        files = (given.fixed, given.moving, given.output, given.mask)
+        PEERS[given.peer](*files, given.threads, Path(work), **options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -21,7 +21,8 @@ OURS = "progressive-registration"
 class Program:
     """name : in tables. package : the distribution that it needs. output : its transform's file name.
 
-    settings : in words, for the table. preset : ours, or None for a peer.
+    settings : in words, for the table. preset : ours, or None for a peer. trained : it needs a file of
+    weights, ``weights``, that does not come with its package.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Program:
     settings: str
     output: str = transform_file(".h5")
     preset: str | None = None
+    trained: bool = False
+    weights: Path | None = None
 
     def command(self, python: str, files: PairFiles, folder: Path, threads: int) -> list[str]:
         """What is run, to write ``folder / output``."""
@@ -41,6 +44,8 @@ class Program:
         given = [self.name, str(files.fixed), str(files.moving), str(folder / self.output)]
         if files.fixed_mask is not None:
             given += ["--mask", str(files.fixed_mask)]
+        if self.weights is not None:
+            given += ["--weights", str(self.weights)]
         return [python, str(PEER), *given, "--threads", str(threads)]
 
 
@@ -67,6 +72,12 @@ PROGRAMS = {
             "convexAdam",
             "centres of the images aligned, then ConvexAdam with MIND as its authors set it",
         ),
+        Program(
+            "unigradicon",
+            "unigradicon",
+            "its command for two CTs, with the 50 steps on the pair that it takes by default",
+            trained=True,
+        ),
     )
 }
 
@@ -91,11 +102,15 @@ def installed(python: str) -> dict[str, str]:
     return {name: version for name, version in json.loads(done.stdout).items() if version}
 
 
-def chosen(names: list[str], peer_python: str | None) -> tuple[list[tuple[Program, str, str]], list[str]]:
+def chosen(
+    names: list[str], peer_python: str | None, weights: Path | None = None
+) -> tuple[list[tuple[Program, str, str]], list[str]]:
     """(program, its Python, its version) for each that can run here, and notes about those that cannot.
 
-    ``names`` : empty for all that are installed.
+    ``names`` : empty for all that are installed. ``weights`` : the file of the program that needs one.
     """
+    if weights is not None and not weights.is_file():
+        raise InputError(f"The weights {weights} do not exist.")
     unknown = [name for name in names if name not in PROGRAMS]
     if unknown:
         raise InputError(f"There is no program {unknown[0]}; choose among {', '.join(PROGRAMS)}.")
@@ -107,7 +122,13 @@ def chosen(names: list[str], peer_python: str | None) -> tuple[list[tuple[Progra
             from .. import __version__
 
             out.append((program, sys.executable, __version__))
+        elif program.package in there and program.trained and weights is None:
+            text = f"{program.name} needs its weights: download them and give the file with --weights."
+            if names:
+                raise InputError(text)
+            notes.append(f"{text[:-1]}; it was left out.")
         elif program.package in there:
+            program = replace(program, weights=weights) if program.trained else program
             out.append((program, peer_python or sys.executable, there[program.package]))
         elif names:
             raise InputError(
