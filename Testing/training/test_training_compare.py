@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -17,6 +18,7 @@ from progressive_training.compare import (
     write_study,
 )
 from progressive_training.network import pool_to
+from progressive_training.pairs import UnlabelledPair
 from progressive_training.trainer import Trainer
 from ProgressiveRegistrationLib.errors import InputError
 from training_helpers import write_chests
@@ -96,6 +98,21 @@ def test_a_sample_is_the_trainers_own_and_a_pool_repeats_it(folder, study):
         torch.testing.assert_close(shared.images, pool_to(own.images, 32))
         for part in ("target", "weight", "lung"):
             torch.testing.assert_close(getattr(shared, part), getattr(own, part), rtol=1e-4, atol=1e-4)
+
+
+def test_a_variant_with_real_pairs_gets_samples_of_its_own(folder, study):
+    variants, _ = study
+    trainer = Trainer(variants[0].config, lambda _: None)
+    trainer._open_data()
+    images, lungs = torch.rand(1, 2, 64, 64, 64), torch.ones(2, 64, 64, 64)
+    real = copy.copy(trainer.stream)
+    real.pairs, real.pair_share = [UnlabelledPair("breath", images, lungs, ((1.0,) * 3,) * 2)], 1.0
+    samples = _Samples(32)
+    made, paired = samples.get(trainer.stream, 0, 32), samples.get(real, 0, 32)
+    assert made.scan != paired.scan == "breath"
+    # As prepared: the network's input, of which no gradient is taken again.
+    assert paired.images.mean() == pytest.approx(images.mean())
+    torch.testing.assert_close(made.images, samples.get(trainer.stream, 0, 32).images)
 
 
 def test_equal_compute_counts_operations(folder):

@@ -229,6 +229,13 @@ class _Runner:
         return out
 
 
+def _origin(stream: SampleStream) -> str:
+    """What a stream's samples are made from: equal where they are."""
+    scans = (stream.store.folders, stream.store.window, stream.phantoms and stream.phantoms.folders)
+    pairs = ([(pair.name, pair.spacings) for pair in stream.pairs], stream.pair_share)
+    return repr((stream.sampling, stream.key, stream.shape, scans, pairs))
+
+
 class _Samples:
     """Each sample is made once for all variants with the same sampling.
 
@@ -247,16 +254,15 @@ class _Samples:
         number = t % self.pool if self.pool else t
         pooled = image_side(self.size, self.size) == 64
         made_at = self.size if pooled else side
-        # Both kinds of input from the same grey values: making the pair is what costs.
-        plain = replace(stream.sampling, input="intensity")
-        key = (repr(plain), tuple(stream.key), number, made_at)
+        # Both kinds of input from the same grey values: making the pair is what costs. Real pairs have no
+        # grey values any more.
+        grey = copy.copy(stream)
+        grey.sampling = stream.sampling if stream.pairs else replace(stream.sampling, input="intensity")
+        key = (_origin(grey), number, made_at)
         if key not in self._made:
             began = time.monotonic()
-            grey = copy.copy(stream)
-            grey.sampling = plain
-            self._made[key] = self._with_inputs(
-                grey.sample(number, image_side(side, self.size), made_at), stream.sampling
-            )
+            made = grey.sample(number, image_side(side, self.size), made_at)
+            self._made[key] = self._with_inputs(made, grey.sampling)
             self.seconds += time.monotonic() - began
         inputs, made = self._made[key]
         sample = replace(made, images=inputs[stream.sampling.input])
@@ -267,13 +273,14 @@ class _Samples:
 
     def _with_inputs(self, sample: Sample, sampling: Sampling) -> tuple[dict[str, torch.Tensor], Sample]:
         side = sample.images.shape[-1]
-        gradient = gradient_magnitude(sample.images, sampling.sigma)
-        gradient = gradient * COARSE_GAIN if side == 64 else gradient
-        inputs = {"intensity": sample.images, "gradient": gradient}
+        inputs = {sampling.input: sample.images}
+        if sampling.input == "intensity":
+            gradient = gradient_magnitude(sample.images, sampling.sigma)
+            inputs["gradient"] = gradient * COARSE_GAIN if side == 64 else gradient
         if side == 64:
             # What a network of this size would do first.
             inputs = {name: pool_to(images, self.size) for name, images in inputs.items()}
-        return inputs, replace(sample, images=inputs["gradient"])
+        return inputs, sample
 
     def after(self, t: int) -> None:
         """Forget what will not be seen again."""
