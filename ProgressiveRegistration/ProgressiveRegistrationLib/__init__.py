@@ -9,9 +9,11 @@ import importlib
 import os
 from typing import Any
 
-# Threads of torch that wait shall sleep: on a machine that does other work too, waiting ones that spin make
-# a refinement ten times slower and burn as much. OpenMP reads it once, when torch is first imported.
+# Threads that wait shall sleep: on a machine that does other work too, waiting ones of torch that spin make
+# a refinement ten times slower and burn as much; numpy's burnt a fifth of a registration's CPU seconds.
+# Both are read once, when torch and numpy are first imported. (2^4 turns before a thread of numpy's sleeps.)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 __version__ = "0.1.0"
 
