@@ -30,7 +30,7 @@ RUN = "import sys; from ProgressiveRegistrationLib.cli import main; sys.exit(mai
 HEADER = ("study", "work", "preset", "workers", "cpu_seconds", "wall_seconds", "memory_gib")
 SIZES = ((64, 64, 64), (128, 128, 96), (256, 256, 130), (384, 384, 200), (512, 512, 300), (512, 512, 600))
 MOTIONS = (5.0, 10.0, 20.0, 40.0, 60.0, 80.0)
-BATCHES = ((1, 1), (2, 1), (4, 1), (4, 2), (10, 1), (10, 2), (50, 2), (200, 2))  # pairs, workers
+BATCHES = ((1, 1), (2, 1), (4, 1), (4, 2), (10, 1), (10, 2), (50, 1), (50, 2), (200, 2))  # pairs, workers
 
 
 def run(work: Path, threads: int, arguments: list[str]) -> Cost:
