@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from progressive_training import checkpoint
 from progressive_training.deformation import Lattice, evaluate
 from progressive_training.samples import Sample, SampleStream, Sampling
 from progressive_training.scales import Scales, scales_of, smooth_part
+from progressive_training.series import _Judge, measure_series, read_series, run_series, series_table
 from progressive_training.series import _tests as compared
-from progressive_training.series import measure_series, read_series, run_series, series_table, write_series
 from ProgressiveRegistrationLib.errors import InputError
 from training_helpers import write_chests
 
@@ -92,7 +93,7 @@ def test_held_out_deformations_grow_with_the_amplitude():
     assert sizes == pytest.approx([3.84, 12.8, 19.2])
 
 
-def test_runs_take_turns_go_on_after_a_stop_and_are_compared(place):
+def test_runs_take_turns_go_on_after_a_stop_and_are_compared(place, monkeypatch):
     series = read_series(written(place))
     names = [name for name, _, _ in series.runs()]
     assert names == ["progressive-seed1", "baseline-seed1", "progressive-seed2", "baseline-seed2"]
@@ -121,9 +122,18 @@ def test_runs_take_turns_go_on_after_a_stop_and_are_compared(place):
     assert [t["on"] for t in result["tests"]] == ["held-out, 0.3 x Table I", "held-out, 1.5 x Table I"]
     # Two seeds of two deformations.
     assert result["tests"][0]["n"] == 4
-    write_series(result, place / "out")
     assert series_table(result) == (place / "out" / "series.md").read_text()
     assert "| baseline | progressive | held-out, 0.3 x Table I |" in series_table(result)
+
+    # What is measured already is not measured again, unless the weights or the protocol have changed.
+    judged = []
+    figures = _Judge.figures
+    monkeypatch.setattr(_Judge, "figures", lambda self, p: judged.append(p) or figures(self, p))
+    assert measure_series(series, place / "out", report=said.append) == result
+    assert judged == []
+    fewer = measure_series(replace(series, samples=1), place / "out", report=said.append)
+    assert judged == [last[name] for name in names]
+    assert fewer["tests"][0]["n"] == 2
 
 
 @pytest.mark.parametrize(

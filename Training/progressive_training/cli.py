@@ -213,16 +213,14 @@ def series(
     only: list[str] = typer.Option([], help="A variant or run to train; may be given again. The rest waits."),
 ) -> None:
     """Train whole runs in turn, in as many sittings as it takes, and compare them."""
-    from .series import measure_series, read_series, run_series, series_table, write_series
+    from .series import measure_series, read_series, run_series, series_table
 
     chosen = read_series(study)
     output.mkdir(parents=True, exist_ok=True)
     if not measure and not run_series(chosen, output, minutes, typer.echo, only):
         typer.echo("Not all runs are at their end: the same command goes on.")
         return
-    result = measure_series(chosen, output, typer.echo)
-    write_series(result, output)
-    typer.echo(series_table(result))
+    typer.echo(series_table(measure_series(chosen, output, typer.echo)))
 
 
 def main(arguments: Optional[list[str]] = None) -> None:  # noqa: UP045

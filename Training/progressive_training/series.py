@@ -6,10 +6,12 @@ and goes on from its last checkpoint. Runs of one seed see the same samples and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from ProgressiveRegistrationLib.files import write_text
 from . import benchmarks, checkpoint
 from .cache import ScanStore
 from .compare import Variant, read_study
+from .config import Config
 from .deformation import FINE
 from .evaluation import CheckpointModel, evaluate_pair, held_out_stream, predictor, wilcoxon
-from .pairs import prepare_pair
+from .pairs import PreparedPair, prepare_pair
 from .samples import SampleStream
 from .scales import held_out_scales
 from .trainer import Trainer
@@ -123,53 +126,87 @@ def _reached(run: Path) -> int:
 
 
 def measure_series(series: Series, output: Path, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Judge every run at its last checkpoint (maybe before its end: the result tells)."""
+    """Judge every run at its last checkpoint (maybe before its end: the result tells), and write the result
+    after each.
+
+    Weights that ``output`` has figures of, measured in the same way, are not measured again.
+    """
     rows: list[dict[str, Any]] = []
-    held_out: dict[float, SampleStream] = {}
-    pairs, phantoms = [], []
+    judge = None
     for name, seed, variant in series.runs():
         found = checkpoint.checkpoints(output / "runs" / name / "checkpoints")
         if not found:
             continue
-        config = variant.config
-        if not held_out:
-            plain = held_out_stream(config, report)
-            for amplitude in series.amplitudes:
-                store = ScanStore(plain.store.folders, config.data.window, config.data.memory_gb)
-                held_out[amplitude] = SampleStream.held_out(store, config.sampling, amplitude)
-            pairs = [prepare_pair(config, p) for p in config.validation.pairs]
-            phantoms = [
-                (mm, benchmarks.phantoms(1, s, amplitude=mm)[0])
-                for mm in series.phantom_mm
-                for s in series.phantom_seeds
-            ]
-        model = CheckpointModel(found[-1], "cpu")
+        judge = judge or _Judge(series, variant.config, output, report)
+        about = {"run": name, "variant": variant.name, "seed": seed, "against": variant.against}
+        about.update(iteration=_reached(output / "runs" / name), of=variant.config.schedule.iterations)
+        about["sha256"] = hashlib.sha256(found[-1].read_bytes()).hexdigest()
+        rows.append({**(judge.known.get(about["sha256"]) or judge.figures(found[-1])), **about})
+        report(f"{name} at iteration {about['iteration']} is measured")
+        result = {"protocol": judge.protocol, "rows": rows, "tests": _tests(rows)}
+        write_series(result, output)
+    if not rows:
+        raise InputError(f"No run in {output / 'runs'} has a checkpoint yet: train first.")
+    return result
+
+
+class _Judge:
+    """The test sets of a series, made when they are first needed."""
+
+    def __init__(self, series: Series, config: Config, output: Path, report: Callable[[str], None]) -> None:
+        self.series, self.config, self._report = series, config, report
+        own = {f.name: getattr(series, f.name) for f in fields(series) if f.name != "variants"}
+        scans = (config.data.validation, config.data.hold_out, config.validation.pairs, config.sampling.sigma)
+        self.protocol = repr((own, scans))
+        self.known = self._measured(output, self.protocol)
+
+    @staticmethod
+    def _measured(output: Path, protocol: str) -> dict[str, dict[str, Any]]:
+        """Rows of the last time by their weights' checksums, if all was measured as now."""
+        try:
+            before = json.loads((output / "series.json").read_text(encoding="utf-8"))
+            return {row["sha256"]: row for row in before["rows"]} if before["protocol"] == protocol else {}
+        except (OSError, ValueError, KeyError):
+            return {}
+
+    @cached_property
+    def held_out(self) -> dict[float, SampleStream]:
+        config = self.config
+        plain = held_out_stream(config, self._report)
+        out = {}
+        for amplitude in self.series.amplitudes:
+            store = ScanStore(plain.store.folders, config.data.window, config.data.memory_gb)
+            out[amplitude] = SampleStream.held_out(store, config.sampling, amplitude)
+        return out
+
+    @cached_property
+    def pairs(self) -> list[PreparedPair]:
+        return [prepare_pair(self.config, p) for p in self.config.validation.pairs]
+
+    @cached_property
+    def phantoms(self) -> list[tuple[float, Any]]:
+        series = self.series
+        every = ((mm, seed) for mm in series.phantom_mm for seed in series.phantom_seeds)
+        return [(mm, benchmarks.phantoms(1, seed, amplitude=mm)[0]) for mm, seed in every]
+
+    def figures(self, path: Path) -> dict[str, Any]:
+        """Errors (mm) and folding of a checkpoint."""
+        model = CheckpointModel(path, "cpu")
         predict, finest, size = predictor(model)
-        row: dict[str, Any] = {"run": name, "variant": variant.name, "seed": seed}
-        row.update(
-            against=variant.against,
-            iteration=model.iteration,
-            of=config.schedule.iterations,
-            held_out={},
-            errors={},
-        )
-        for amplitude, stream in held_out.items():
-            scales = held_out_scales(predict, stream, series.samples, finest, size)
+        row: dict[str, Any] = {"held_out": {}, "errors": {}}
+        for amplitude, stream in self.held_out.items():
+            scales = held_out_scales(predict, stream, self.series.samples, finest, size)
             row["held_out"][f"{amplitude:g}"] = scales.summary()
             row["errors"][f"held-out, {amplitude:g} x Table I"] = scales.error.tolist()
-        for pair in pairs:
+        for pair in self.pairs:
             field = torch.from_numpy(model.predict(pair.images)) * (FINE / model.card.size)
             row["errors"][pair.name] = pair.tre(field).tolist()
-        for mm, phantom in phantoms:
+        for mm, phantom in self.phantoms:
             result = evaluate_pair(phantom, {"network": model}, device="cpu").methods["network"]
             row["errors"].setdefault(f"phantoms, {mm:g} mm", []).extend(result.errors.tolist())
             folded = row.setdefault("folding_percent", {})
             folded[f"{mm:g} mm, {phantom.name}"] = result.folding["lung_percent"]
-        rows.append(row)
-        report(f"{name} at iteration {model.iteration} is measured")
-    if not rows:
-        raise InputError(f"No run in {output / 'runs'} has a checkpoint yet: train first.")
-    return {"rows": rows, "tests": _tests(rows)}
+        return row
 
 
 def _tests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
