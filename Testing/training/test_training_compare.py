@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,6 +128,8 @@ def test_equal_compute_counts_operations(folder):
     assert abs(total_cost(cut) - total_cost(ours)) <= fine / 2
     # The first convolution alone: 2 x 32^3 x 27 x (maps in) x (maps out), forward.
     assert fine > 2 * 32**3 * 27 * 2 * 2
+    correlated = replace(ours, network=replace(ours.network, correlated=(1,)))
+    assert level_cost(correlated)[0] > coarse
     with pytest.raises(InputError, match="must be a baseline"):
         read_study(write(folder, {"ours": None, "cut": {"equal_compute_to": "ours"}}))
 

@@ -127,8 +127,8 @@ def _level_cost(options: Network) -> tuple[float, ...]:
     costs = []
     for level in range(options.levels):
         alpha = [float(i == level) for i in range(options.levels)]
-        side = model.side(level)
-        # What is in the images does not matter.
+        # What is in the images does not matter; a correlation wants finer ones than its level's.
+        side = model.size if options.correlated else model.side(level)
         images = torch.zeros(1, 2, side, side, side)
         with FlopCounterMode(display=False) as counter:
             field = model(images, alpha)

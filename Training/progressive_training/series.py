@@ -138,7 +138,12 @@ def measure_series(series: Series, output: Path, report: Callable[[str], None] =
         if not found:
             continue
         judge = judge or _Judge(series, variant.config, output, report)
-        about = {"run": name, "variant": variant.name, "seed": seed, "against": variant.against}
+        about: dict[str, Any] = {
+            "run": name,
+            "variant": variant.name,
+            "seed": seed,
+            "against": variant.against,
+        }
         about.update(iteration=_reached(output / "runs" / name), of=variant.config.schedule.iterations)
         about["sha256"] = hashlib.sha256(found[-1].read_bytes()).hexdigest()
         rows.append({**(judge.known.get(about["sha256"]) or judge.figures(found[-1])), **about})

@@ -9,9 +9,11 @@ an ITK transform (.h5) or displacement field (.nrrd, .nii.gz), fixed -> moving, 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -102,7 +104,9 @@ def unigradicon(
     program.main()
 
 
-PEERS = {function.__name__: function for function in (elastix, greedy, ants, convexadam, unigradicon)}
+PEERS: dict[str, Callable[..., None]] = {
+    function.__name__: function for function in (elastix, greedy, ants, convexadam, unigradicon)
+}
 
 
 def main() -> None:
@@ -114,9 +118,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--weights", type=Path)
     given = parser.parse_args()
-    options = {} if given.weights is None else {"weights": given.weights}
+    files = [path and path.resolve() for path in (given.fixed, given.moving, given.output, given.mask)]
+    options = {} if given.weights is None else {"weights": given.weights.resolve()}
     with tempfile.TemporaryDirectory() as work:
-        files = (given.fixed, given.moving, given.output, given.mask)
+        os.chdir(work)  # elastix leaves a field where it is run
         PEERS[given.peer](*files, given.threads, Path(work), **options)
 
 
