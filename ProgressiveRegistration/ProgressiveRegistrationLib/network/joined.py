@@ -43,9 +43,10 @@ class Joined(nn.Module):
         """(n, maps, 2d, 2h, 2w) of ``below`` (n, c, d, h, w) and ``skip`` (n, k, 2d, 2h, 2w)."""
         out = F.conv_transpose3d(below, self.up, stride=2, padding=1)
         out += F.conv3d(skip, self.skip, self.bias, padding=1)
+        edge = self.edge.clone()  # see ``read_off``
         for z, y, x in product(range(3), repeat=3):
             if (z, y, x) != (1, 1, 1):
-                out[..., ENDS[z], ENDS[y], ENDS[x]] += self.edge[..., z : z + 1, y : y + 1, x : x + 1]
+                out[..., ENDS[z], ENDS[y], ENDS[x]] += edge[..., z : z + 1, y : y + 1, x : x + 1]
         return out
 
 
@@ -64,6 +65,8 @@ def read_off(conv: nn.Conv3d, maps: torch.Tensor) -> torch.Tensor:
     """``conv``, of 1x1x1, as a matrix product in its own precision: (n, c, D, H, W) -> (n, k, D, H, W)."""
     assert conv.bias is not None
     rows = maps.permute(0, 2, 3, 4, 1).reshape(-1, maps.shape[1])
-    weights, biases = conv.weight.flatten(1), conv.bias[:, None]
+    # Views of copies: in inference mode not every kind of tensor may be looked at in parts if it was made
+    # before (the simulated GPU of the tests is one that may not).
+    weights, biases = conv.weight.clone().flatten(1), conv.bias.clone()[:, None]
     found = [torch.addmm(biases, weights, part.to(weights.dtype).T) for part in rows.split(ROWS)]
     return torch.cat(found, 1).view(-1, len(maps), *maps.shape[2:]).movedim(0, 1)
