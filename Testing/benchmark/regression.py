@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,8 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--most", type=float, default=1.15, help="the ratio that is still accepted")
     given = parser.parse_args()
-    if not given.base:
-        sys.exit("There is no release to compare with (no tag); name a commit: make benchmark BASE=commit.")
+    given.base = given.base or last_release()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         base = work / "base"
@@ -43,6 +43,16 @@ def main() -> None:
             sys.exit(compare(base, work, given))
         finally:
             git("worktree", "remove", "--force", str(base))
+
+
+def last_release(root: Path = ROOT) -> str:
+    """The commit that CHANGELOG.md names for the newest version in it (a clone need not have tags)."""
+    found = re.search(
+        r"^Released as commit ([0-9a-f]{7,40})\.", (root / "CHANGELOG.md").read_text("utf-8"), re.M
+    )
+    if not found:
+        sys.exit("CHANGELOG.md names no release's commit; name one: make benchmark BASE=commit.")
+    return found[1]
 
 
 def git(*arguments: str) -> None:

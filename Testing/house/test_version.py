@@ -32,6 +32,16 @@ def test_the_changes_have_it():
     assert headings[1] == __version__
 
 
+def test_make_benchmark_knows_the_last_release(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "Testing" / "benchmark")
+    from regression import last_release
+
+    assert last_release() == "5aec524"
+    (tmp_path / "CHANGELOG.md").write_text("## Unreleased\n\n## 0.1.0\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="name one: make benchmark BASE=commit"):
+        last_release(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["CMakeLists.txt", "ProgressiveRegistration/CMakeLists.txt"])
 def test_cmake_states_none_of_its_own(name):
     """Slicer gives an extension its revision; a number here would be a second one to keep."""
