@@ -50,6 +50,15 @@ class ItkField(DisplacementField):
         u[~self.grid.contains(points)] = 0
         return u
 
+    def resample(self, grid: Grid) -> DisplacementField:
+        """The same map on another grid, past which it moves nothing."""
+        if grid == self.grid:
+            return self
+        u = super().resample(grid).displacement
+        for k in range(grid.shape[0]):  # by slice: bounded memory
+            u[k][~self.grid.contains(grid.part(2, k, k + 1).points()[0])] = 0
+        return ItkField(grid, u)
+
     def runs_along(self, grid: Grid) -> bool:
         """Never: ITK says where it ends."""
         return False

@@ -95,6 +95,14 @@ def pairs(given: argparse.Namespace, work: Path) -> Iterator[tuple]:
 STUDIES = {function.__name__: function for function in (voxels, motion, pairs)}
 
 
+LABELS = {
+    "voxels": "voxels of an image",
+    "motion": "motion of the diaphragm (mm)",
+    "pairs": "pairs of a batch",
+}
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
 def exponent(work: list[float], cost: list[float]) -> float:
     """The slope of log cost over log work."""
     return float(np.polyfit(np.log(work), np.log(cost), 1)[0]) if len(set(work)) > 1 else float("nan")
@@ -119,14 +127,16 @@ def plot(given: argparse.Namespace) -> None:
             label = f"{preset}, {workers} worker(s), exponent {exponent(work, cpu):.2f}"
             panel.plot(work, cpu, "o-", label=label)
             print(f"{name}: {label}")
-        panel.set(xscale="log", yscale="log", xlabel=name, ylabel="CPU seconds")
+        panel.set(xscale="log", yscale="log", xlabel=LABELS[name], ylabel="CPU seconds")
         plain = sorted({float(row["work"]) for row in found})
         if plain[-1] < 1000:
             panel.set_xticks(plain, labels=[f"{work:g}" for work in plain])
-        panel.set_ylim(bottom=1)
+        most = max(float(row["cpu_seconds"]) for row in found)
+        panel.set_ylim(1, 2.5 * most)
+        panel.set_yticks([tick for tick in TICKS if tick < 2.5 * most])
         panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
-        panel.legend(fontsize=7)
+        panel.legend(fontsize=7, loc="upper left")
     figure.savefig(given.figure, dpi=120)
 
 

@@ -69,6 +69,19 @@ def test_outside_its_grid_a_field_moves_nothing_as_in_itk(tmp_path, name):
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["along its axes", "across them"])
+def test_on_a_larger_grid_a_field_ends_where_itk_ends_it(tmp_path, turned):
+    vectors = smooth_vectors() + 5
+    sitk.WriteImage(GRID.image(vectors.astype(np.float32)), str(tmp_path / "u.nrrd"))
+    direction = GRID.direction if turned is False else np.eye(3).ravel()
+    larger = Grid((21, 19, 23), (4.1, 4.7, 3.3), GRID.index_to_world((-2.3, -3.1, -2.7)), direction)
+    ours = read_transform(tmp_path / "u.nrrd", []).resample(larger).displacement
+    points = larger.points().reshape(-1, 3).astype(float)
+    itk = (by_itk(itk_transform(vectors), points) - points).reshape(ours.shape)
+    np.testing.assert_allclose(ours, itk, atol=1e-3)
+    assert (itk == 0).all(-1).any()
+
+
 def test_slicers_modeling_fields_are_inverted(tmp_path):
     image = GRID.image(smooth_vectors())
     image.SetMetaData("displacement field type", "modeling")
