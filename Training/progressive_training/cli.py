@@ -101,6 +101,20 @@ def data(
 
 
 @app.command()
+def breathing(
+    sequences: list[Path] = typer.Argument(..., help="Folders that progressive-registration sequence wrote."),
+    output: Path = typer.Option(..., help="File (.json) for sampling.breathing_modes of a configuration."),
+) -> None:
+    """Learn from registered 4DCTs how lungs move, so that training samples move alike."""
+    from .breathing import modes_of, write_modes
+
+    modes = modes_of(sequences, typer.echo)
+    write_modes(modes, output)
+    share = 100 * modes.explained
+    typer.echo(f"Wrote {output}: {len(modes.modes)} modes, {share:.0f} % of what lung boxes leave")
+
+
+@app.command()
 def export(
     checkpoint: Path = typer.Argument(..., help="A checkpoint of a finished run."),
     name: str = typer.Option(..., help="The model's name, as users choose it."),

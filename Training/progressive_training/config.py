@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union
 
@@ -304,6 +304,8 @@ class Config:
         if not self.data.window[0] < self.data.window[1]:
             low, high = self.data.window
             raise InputError(f"data.window must rise, as in [-1000, -100]; got [{low:g}, {high:g}].")
+        if modes := self.sampling.breathing_modes:  # samples are made where nobody knows of this file
+            return replace(self, sampling=replace(self.sampling, breathing_modes=str(self.path(modes))))
         return self
 
     def _check_size(self) -> None:

@@ -110,6 +110,27 @@ def evaluate(control: torch.Tensor, lattice: Lattice) -> torch.Tensor:
     return torch.matmul(bz, out.reshape(c, z, h * w)).reshape(c, -1, h, w)
 
 
+def nearest_control(u: torch.Tensor, weight: torch.Tensor, points: int) -> torch.Tensor:
+    """Control values (c, n, n, n) float32 of the B-spline field nearest to ``u``, by weighted least squares.
+
+    u : (c, s, s, s). weight : (s, s, s), not negative and somewhere positive. n is ``points``.
+    ``evaluate`` gives the field.
+    """
+    b = basis(points, Lattice(u.shape[-1])).double()
+    w = weight.double()
+    pairs = torch.einsum("xi,xj->xij", b, b).reshape(len(b), -1)
+    normal = torch.einsum("zyx,xa->zya", w, pairs)
+    normal = torch.einsum("zya,yb->zba", normal, pairs)
+    normal = torch.einsum("zba,zc->cba", normal, pairs).reshape(*(points,) * 6)
+    count = points**3
+    # From (zz', yy', xx') to (zyx, z'y'x').
+    normal = normal.permute(0, 2, 4, 1, 3, 5).reshape(count, count)
+    right = torch.einsum("czyx,zi,yj,xk->ijkc", u.double() * w, b, b, b).reshape(count, -1)
+    # Control points far from any weight are not determined: a little holds them near 0.
+    normal = normal + 1e-6 * normal.diagonal().mean() * torch.eye(count, dtype=torch.float64)
+    return torch.linalg.solve(normal, right).T.reshape(-1, *(points,) * 3).float()
+
+
 def identity(lattice: Lattice, device: torch.device = CPU) -> torch.Tensor:
     """(3, D, H, W): the fine indices x, y, z of a lattice's cells."""
     x, y, z = (
@@ -191,15 +212,29 @@ def draw_control(
     return torch.from_numpy(values)
 
 
-def draw_breathing(rng: np.random.Generator, spec: SplineSpec, amplitude: float = 1.0) -> torch.Tensor:
+def draw_breathing(
+    rng: np.random.Generator, spec: SplineSpec, amplitude: float = 1.0, modes: np.ndarray | None = None
+) -> torch.Tensor:
     """Control values as ``draw_control``'s, of a motion like breathing's once lung boxes are matched.
 
-    The diaphragm moves most, more at the back; ribs move outwards and the front wall forwards; box matching
-    has taken most of the mean and of the linear part along each axis away. What is left, at most an eighth
-    to three eighths of the z range (3 to 8 mm for Table I and a usual chest), goes with an irregular part
-    of up to a quarter of the ranges.
+    Its shape is a combination of ``modes`` (k, 3, n, n, n), normally distributed; without any ``_breath``'s.
+    At most an eighth to three eighths of the z range (3 to 8 mm for Table I and a usual chest) goes with an
+    irregular part of up to a quarter of the ranges.
     """
-    n = spec.grid
+    if modes is None:
+        values = _breath(rng, spec.grid)
+    else:
+        values = np.tensordot(rng.standard_normal(len(modes)), modes, 1)
+    size = np.abs(values).max()
+    values *= rng.choice([-1, 1]) * rng.uniform(0.125, 0.375) * spec.ranges[2] / max(size, 1e-6)
+    values += rng.uniform(0, 0.25) * draw_control(rng, spec).numpy()
+    return torch.from_numpy((values * amplitude).astype(np.float32))
+
+
+def _breath(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(3, n, n, n): a made-up breath. The diaphragm moves most, more at the back; ribs move outwards and the
+    front wall forwards; box matching has taken most of the mean and of the linear part along each axis away.
+    """
     z, y, x = np.meshgrid(*(np.linspace(0, 1, n),) * 3, indexing="ij")
     rise = (1 - z) ** rng.uniform(0.7, 3.0) * (1 + rng.uniform(-0.3, 1.0) * (y - 0.5))
     widen = rng.uniform(-0.4, 0.4) * (x - 0.5) * 2 * np.sin(np.pi * (0.2 + 0.6 * z))
@@ -212,11 +247,7 @@ def draw_breathing(rng: np.random.Generator, spec: SplineSpec, amplitude: float 
         centred = along - along.mean()
         slope = (part * centred).sum() / (centred**2).sum()
         parts.append(part - matched * (part.mean() + slope * centred))
-    values = np.stack(parts)
-    size = np.abs(values).max()
-    values *= rng.choice([-1, 1]) * rng.uniform(0.125, 0.375) * spec.ranges[2] / max(size, 1e-6)
-    values += rng.uniform(0, 0.25) * draw_control(rng, spec).numpy()
-    return torch.from_numpy((values * amplitude).astype(np.float32))
+    return np.stack(parts)
 
 
 def jacobian_determinant(u: torch.Tensor, step: float) -> torch.Tensor:

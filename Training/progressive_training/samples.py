@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from ProgressiveRegistrationLib.geometry import Box
 from ProgressiveRegistrationLib.network.input import SIGMA, gradient_magnitude
 
+from .breathing import known_modes
 from .cache import MASKS, CachedScan, ScanStore
 from .deformation import (
     FINE,
@@ -90,7 +92,8 @@ class Sampling:
     input : "gradient" (paper) or "intensity". mask : "body" or "bore" (paper). mask_moved_with : "t1" (eq. 4
         as printed)
     or "t1t2" (where the fixed image shows it). lung_weight : of a lung voxel, against 1 in the rest of the
-    mask.
+    mask. breathing_modes : a file of ``breathing.write_modes``, relative to the configuration; samples of
+    ``breathing_share`` then move like those patients.
     """
 
     augmentation: Annotated[Augmentation, DEFAULTS] = field(default_factory=Augmentation)
@@ -101,6 +104,7 @@ class Sampling:
     mask: Annotated[str, one_of("body", "bore")] = "body"
     mask_moved_with: Annotated[str, one_of("t1", "t1t2")] = "t1t2"
     lung_weight: Number = 10.0
+    breathing_modes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,8 @@ class SampleStream:
         shape: tuple[int, int, int] = (FINE,) * 3,
     ) -> None:
         self.store, self.sampling, self.phantoms, self.shape = store, sampling, phantoms, shape
+        if sampling.augmentation.breathing_share:
+            known_modes(sampling.breathing_modes)  # what is wrong with the file is said now, not on the way
         self.pairs, self.pair_share = list(pairs), pair_share
         self.key = [int(seed), int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")]
 
@@ -316,7 +322,8 @@ def draw_deformation(rng: np.random.Generator, sampling: Sampling) -> Deformatio
     breathing = options.breathing_share and rng.random() < options.breathing_share
     if options.still_share and rng.random() < options.still_share:
         amplitude, scale, shift, breathing = (1.0, 0.0, 0.0), (1.0,) * 3, (0.0,) * 3, False
-    out = draw(rng, sampling.table, amplitude, scale, shift, smooth=draw_breathing if breathing else None)
+    smooth = partial(draw_breathing, modes=known_modes(sampling.breathing_modes)) if breathing else None
+    out = draw(rng, sampling.table, amplitude, scale, shift, smooth=smooth)
     if sampling.generator == "gryds":
         out = GrydsDeformation(out.t1, out.t21, out.t22, out.box_scale, out.box_shift)
     return out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .deformation import TABLE_I, Lattice, basis
+from .deformation import TABLE_I, Lattice, evaluate, nearest_control
 from .losses import EVALUATION_SIDE
 from .network import image_side, pool_to
 from .samples import Sample, SampleStream
@@ -17,24 +17,8 @@ POINTS = TABLE_I["t21"].grid
 
 
 def smooth_part(u: torch.Tensor, weight: torch.Tensor, points: int = POINTS) -> torch.Tensor:
-    """The B-spline field of ``points``^3 control points nearest to ``u``, by weighted least squares.
-
-    u : (c, s, s, s). weight : (s, s, s), not negative and somewhere positive. Returns (c, s, s, s) float32.
-    """
-    b = basis(points, Lattice(u.shape[-1])).double()
-    w = weight.double()
-    pairs = torch.einsum("xi,xj->xij", b, b).reshape(len(b), -1)
-    normal = torch.einsum("zyx,xa->zya", w, pairs)
-    normal = torch.einsum("zya,yb->zba", normal, pairs)
-    normal = torch.einsum("zba,zc->cba", normal, pairs).reshape(*(points,) * 6)
-    count = points**3
-    # From (zz', yy', xx') to (zyx, z'y'x').
-    normal = normal.permute(0, 2, 4, 1, 3, 5).reshape(count, count)
-    right = torch.einsum("czyx,zi,yj,xk->ijkc", u.double() * w, b, b, b).reshape(count, -1)
-    # Control points far from any weight are not determined: a little holds them near 0.
-    normal = normal + 1e-6 * normal.diagonal().mean() * torch.eye(count, dtype=torch.float64)
-    control = torch.linalg.solve(normal, right).reshape(*(points,) * 3, -1)
-    return torch.einsum("ijkc,zi,yj,xk->czyx", control, b, b, b).float()
+    """The field (c, s, s, s) of ``nearest_control``: what of ``u`` so few control points can follow."""
+    return evaluate(nearest_control(u, weight, points), Lattice(u.shape[-1]))
 
 
 @dataclass(frozen=True)
