@@ -147,6 +147,23 @@ def test_the_plot_sets_cheap_to_the_left_and_accurate_below():
     assert [d.get("fill") for d in dots] == ["#d9731a", "#2f7fc4"]
 
 
+def test_names_lie_on_no_dot_and_no_other_name():
+    near = [
+        ("accurate", 14.7, 1.06),
+        ("greedy", 18.5, 1.2),
+        ("convexadam", 22.1, 1.1),
+        ("elastix", 32.5, 1.09),
+    ]
+    svg = ElementTree.fromstring(cost_accuracy_svg([(*p, False) for p in near] + [("fast", 3.5, 2.2, True)]))
+    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in svg.iter("{http://www.w3.org/2000/svg}circle")]
+    texts = [t for t in svg.iter("{http://www.w3.org/2000/svg}text") if t.text in [p[0] for p in near]]
+    boxes = [(float(t.get("x")), float(t.get("y")) - 3.5, 3.2 * len(t.text)) for t in texts]
+    assert len(boxes) == 4
+    for k, (x, y, half) in enumerate(boxes):
+        assert not [d for d in dots if abs(d[0] - x) < half and abs(d[1] - y) < 6]
+        assert not [b for b in boxes[:k] if abs(b[0] - x) < half + b[2] and abs(b[1] - y) < 10]
+
+
 def test_rows_stand_in_the_order_of_their_cost():
     def row(name: str, cpu: float) -> dict:
         error = {"mean": 1.0, "sd": 0.5, "p95": 2.0}

@@ -232,12 +232,16 @@ def _tests(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def series_table(result: dict[str, Any]) -> str:
-    """Markdown: mean errors of every run in mm, then the tests."""
-    keys = list(result["rows"][0]["errors"])
-    lines = ["| Run | Iteration | " + " | ".join(keys) + " | Folding in the lung, most (%) |"]
-    lines.append("|---|---:|" + "---:|" * (len(keys) + 1))
+    """Markdown: mean errors of every run in mm and what is left of the held-out motion's smooth and rough
+    part, then the tests."""
+    keys, amplitudes = (list(result["rows"][0][name]) for name in ("errors", "held_out"))
+    names = [*keys, *(f"{a} x Table I: smooth, rough part left (%)" for a in amplitudes)]
+    lines = ["| Run | Iteration | " + " | ".join(names) + " | Folding in the lung, most (%) |"]
+    lines.append("|---|---:|" + "---:|" * (len(names) + 1))
     for row in result["rows"]:
         means = [f"{np.mean(row['errors'][k]):.2f}" for k in keys]
+        parts = (row["held_out"][a] for a in amplitudes)
+        means += [f"{100 * part['smooth_left']:.0f}, {100 * part['rough_left']:.0f}" for part in parts]
         most = max(row.get("folding_percent", {}).values(), default=float("nan"))
         done = f"{row['iteration']:,}" + ("" if row["iteration"] >= row["of"] else f" of {row['of']:,}")
         lines.append(f"| {row['run']} | {done} | " + " | ".join(means) + f" | {most:.3f} |")

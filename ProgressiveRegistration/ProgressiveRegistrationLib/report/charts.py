@@ -145,8 +145,25 @@ def cost_accuracy_svg(points: list[tuple[str, float, float, bool]]) -> str:
         out.append(f'<path d="M{left} {y(value):.1f}H{left + wide - 30}" stroke="#ddd" stroke-width="0.6"/>')
     out.append(_text((left + wide) / 2, 332, "CPU seconds of the whole process", "middle"))
     out.append(_text(15, 150, "mean TRE (mm)", "middle", ' transform="rotate(-90 15 150)"'))
+    taken = [(x(p[1]) - 5, y(p[2]) - 5, x(p[1]) + 5, y(p[2]) + 5) for p in points]
     for name, cost, error, ours in points:
-        colour = "#d9731a" if ours else "#2f7fc4"
-        out.append(f'<circle cx="{x(cost):.1f}" cy="{y(error):.1f}" r="5" fill="{colour}"/>')
-        out.append(_text(x(cost), y(error) - 10, name, "middle"))
+        colour, across, up = "#d9731a" if ours else "#2f7fc4", x(cost), y(error)
+        out.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="5" fill="{colour}"/>')
+        long = 7.5 * len(name)
+        places = [  # left end, baseline: above, below, and on either side of the dot
+            (across - long / 2, up - 10),
+            (across - long / 2, up + 20),
+            (across + 9, up + 4),
+            (across - 9 - long, up + 4),
+        ]
+        boxes = [(begin, line - 10, begin + long, line + 3) for begin, line in places]
+        free = [k for k, box in enumerate(boxes) if box[3] < floor and not any(_meet(box, o) for o in taken)]
+        where = free[0] if free else 0
+        taken.append(boxes[where])
+        out.append(_text(places[where][0] + long / 2, places[where][1], name, "middle"))
     return "".join([*out, "</svg>"])
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Do two rectangles (left, top, right, bottom) overlap?"""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
