@@ -284,6 +284,26 @@ def test_a_phantom_pair_comes_with_the_phantoms_motion(store, phantoms):
     assert names == {"phantom 1000 exhale", "phantom 1000 inhale"}
 
 
+def test_boxes_of_a_phantom_pair_are_matched_as_the_engine_matches_them(store, phantoms):
+    """Else a network would learn from the made-up chests what it never meets: boxes that lie apart."""
+    augmentation = replace(GEOMETRY, phantom_share=1.0, box_margin=(0.0, 0.05), box_change_share=0.0)
+    matched = replace(PLAIN, augmentation=augmentation)
+    apart = replace(matched, augmentation=replace(augmentation, box_change=0.06, box_change_share=1.0))
+
+    def moved(sampling: Sampling) -> float:
+        found = []
+        for number in range(6):
+            sample = SampleStream(store, sampling, 1, phantoms=phantoms).sample(number, 64, 32)
+            mm = (sample.target[0] * torch.tensor(sample.spacing).view(3, 1, 1, 1)).norm(dim=0)
+            found.append(float((mm * sample.lung[0, 0]).sum() / sample.lung.sum()))
+        return float(np.mean(found))
+
+    pair = phantoms[0]
+    u = pair.forward.norm(dim=0)
+    assert moved(matched) < 0.7 * float(u[u > 1].mean())
+    assert moved(matched) < 0.6 * moved(apart)
+
+
 def test_phantoms_and_scans_are_mixed_by_share_and_coarse_samples_agree(store, phantoms):
     augmentation = replace(Augmentation(), phantom_share=0.5)
     stream = SampleStream(store, replace(PLAIN, augmentation=augmentation), 1, phantoms=phantoms)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from ProgressiveRegistrationLib.files import replacing, write_text
-from ProgressiveRegistrationLib.geometry import Grid
-from ProgressiveRegistrationLib.lungs import find_lungs
+from ProgressiveRegistrationLib.geometry import Box, Grid
+from ProgressiveRegistrationLib.lungs import find_lungs, matched_boxes
 
 from .cache import CPU, VERSION, CachedScan, is_prepared, load, prepare
 
@@ -25,11 +25,13 @@ TRUTH_SPACING = 4.0  # mm; the motion is smooth but at the pleura, which slides
 class PhantomPair:
     """Exhale and inhale of one made-up chest, prepared, with the maps between them.
 
+    boxes : of exhale and inhale, matched as the engine matches them.
     forward, backward : (3, z, y, x) float32 mm (x, y, z in LPS) from exhale to inhale and back, on ``truth``.
     """
 
     exhale: CachedScan
     inhale: CachedScan
+    boxes: tuple[Box, Box]
     truth: Grid
     forward: torch.Tensor
     backward: torch.Tensor
@@ -53,16 +55,23 @@ def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
         "noise": float(rng.uniform(5, 25)),
     }
     pair = breathing_thorax(seed, **{**drawn, **options})
+    lungs = []
     for phase in ("exhale", "inhale"):
         image = getattr(pair, phase)
-        lungs = find_lungs(image, mask=getattr(pair, f"{phase}_lungs"), name=f"phantom {seed}")
-        prepare(image, folder / phase, f"phantom {seed} {phase}", lungs=lungs)
+        lungs.append(find_lungs(image, mask=getattr(pair, f"{phase}_lungs"), name=f"phantom {seed}"))
+        prepare(image, folder / phase, f"phantom {seed} {phase}", lungs=lungs[-1])
     truth = Grid.from_image(pair.exhale).with_spacing(TRUTH_SPACING)
     for name, inverse in (("forward", False), ("backward", True)):
         field = np.moveaxis(true_displacement(pair.motion, truth, inverse=inverse), -1, 0)
         with replacing(folder / f"{name}.npy") as temporary:
             np.save(temporary, np.ascontiguousarray(field, np.float16), allow_pickle=False)
-    card = {"version": VERSION, "size": truth.size, "spacing": truth.spacing, "origin": truth.origin}
+    card: dict[str, Any] = {
+        "version": VERSION,
+        "size": truth.size,
+        "spacing": truth.spacing,
+        "origin": truth.origin,
+    }
+    card["boxes"] = [box.to_list() for box in matched_boxes(*lungs)]
     write_text(folder / "truth.json", json.dumps(card))
 
 
@@ -75,7 +84,8 @@ def load_phantom(folder: Path, window: tuple[float, float], device: torch.device
     )
     truth = Grid(card["size"], card["spacing"], card["origin"])
     exhale, inhale = (load(folder / phase, window, device) for phase in ("exhale", "inhale"))
-    return PhantomPair(exhale, inhale, truth, forward, backward)
+    first, second = (Box(*corners) for corners in card["boxes"])
+    return PhantomPair(exhale, inhale, (first, second), truth, forward, backward)
 
 
 class PhantomStore:
@@ -126,4 +136,8 @@ def _is_whole(folder: Path) -> bool:
         card = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return card.get("version") == VERSION and all(is_prepared(folder / p) for p in ("exhale", "inhale"))
+    return (
+        card.get("version") == VERSION
+        and "boxes" in card
+        and all(is_prepared(folder / p) for p in ("exhale", "inhale"))
+    )

@@ -424,16 +424,20 @@ def make_phantom_sample(
     target_side: int,
     grids: Grids = CUBE,
 ) -> Sample:
-    """A sample from a made-up chest: either phase is fixed, each image has its own box;
-    the motion is the phantom's."""
+    """A sample from a made-up chest: either phase is fixed, each image has its own box, matched as the engine
+    does but for the drawn change of the moving one; the motion is the phantom's."""
     options = sampling.augmentation
-    fixed, moving, field = pair.exhale, pair.inhale, pair.forward
+    fixed, moving, field, matched = pair.exhale, pair.inhale, pair.forward, pair.boxes
     if rng.random() < 0.5:
-        fixed, moving, field = moving, fixed, pair.backward
-    boxes = []
-    for scan in (fixed, moving):
-        grow = rng.uniform(*options.box_margin, (2, 3)) * scan.box.extent
-        boxes.append(Box(np.asarray(scan.box.lower) - grow[0], np.asarray(scan.box.upper) + grow[1]))
+        fixed, moving, field, matched = moving, fixed, pair.backward, matched[::-1]
+    grow = np.broadcast_to(rng.uniform(*options.box_margin, (2, 3)), (2, 2, 3)).copy()
+    changed, faces = rng.random() < options.box_change_share, rng.uniform(-1, 1, (2, 3))
+    if changed:
+        grow[1] += faces * options.box_change
+    boxes = [
+        Box(np.asarray(box.lower) - g[0] * box.extent, np.asarray(box.upper) + g[1] * box.extent)
+        for box, g in zip(matched, grow)
+    ]
     flip = options.flip and rng.random() < 0.5
     look = draw_appearance(rng, replace(options, density=0.0), FINE // side)
 
