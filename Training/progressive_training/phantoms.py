@@ -65,13 +65,13 @@ def prepare_phantom(seed: int, folder: Path, **options: Any) -> None:
         field = np.moveaxis(true_displacement(pair.motion, truth, inverse=inverse), -1, 0)
         with replacing(folder / f"{name}.npy") as temporary:
             np.save(temporary, np.ascontiguousarray(field, np.float16), allow_pickle=False)
-    card: dict[str, Any] = {
+    card = {
         "version": VERSION,
         "size": truth.size,
         "spacing": truth.spacing,
         "origin": truth.origin,
+        "boxes": [box.to_list() for box in matched_boxes(*lungs)],
     }
-    card["boxes"] = [box.to_list() for box in matched_boxes(*lungs)]
     write_text(folder / "truth.json", json.dumps(card))
 
 

@@ -294,7 +294,12 @@ def draw_box(rng: np.random.Generator, scan: CachedScan, options: Augmentation) 
     if scan.side_boxes and rng.random() < options.one_lung_share:
         box = scan.side_boxes[int(rng.integers(len(scan.side_boxes)))]
     low, high = options.box_margin
-    grow = rng.uniform(low, high, (2, 3)) * box.extent
+    return _grown(box, rng.uniform(low, high, (2, 3)))
+
+
+def _grown(box: Box, parts: np.ndarray) -> Box:
+    """The box larger by (2, 3) parts of its sides, at its lower and its upper faces."""
+    grow = parts * box.extent
     return Box(np.asarray(box.lower) - grow[0], np.asarray(box.upper) + grow[1])
 
 
@@ -430,14 +435,10 @@ def make_phantom_sample(
     fixed, moving, field, matched = pair.exhale, pair.inhale, pair.forward, pair.boxes
     if rng.random() < 0.5:
         fixed, moving, field, matched = moving, fixed, pair.backward, matched[::-1]
-    grow = np.broadcast_to(rng.uniform(*options.box_margin, (2, 3)), (2, 2, 3)).copy()
+    margin = rng.uniform(*options.box_margin, (2, 3))
     changed, faces = rng.random() < options.box_change_share, rng.uniform(-1, 1, (2, 3))
-    if changed:
-        grow[1] += faces * options.box_change
-    boxes = [
-        Box(np.asarray(box.lower) - g[0] * box.extent, np.asarray(box.upper) + g[1] * box.extent)
-        for box, g in zip(matched, grow)
-    ]
+    change = faces * options.box_change if changed else 0.0
+    boxes = [_grown(matched[0], margin), _grown(matched[1], margin + change)]
     flip = options.flip and rng.random() < 0.5
     look = draw_appearance(rng, replace(options, density=0.0), FINE // side)
 
