@@ -210,6 +210,28 @@ def test_resuming_adam_on_a_gpu_gives_the_weights_of_going_through(place, monkey
         assert torch.equal(value, parts[key]), key
 
 
+def test_the_average_follows_a_network_on_a_gpu_that_began_with_a_models_weights(place, monkeypatch):
+    """Moving the network to the CPU and back gave it other memory: the average followed what was left behind."""
+
+    def ones(network: torch.nn.Module, _card: object, _stream: object) -> None:
+        assert all(p.device.type == "cpu" for p in network.parameters())
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.fill_(1.0)
+
+    monkeypatch.setattr(trainer_module, "inherit", ones)
+    with simulated_gpu():
+        trainer = run(place, "begun", True, monkeypatch, until=1)
+        trainer._begin_with("lung-width8")
+        with torch.no_grad():
+            for parameter in trainer.plain.parameters():
+                parameter.fill_(3.0)
+        for t in range(40):
+            trainer._update_average(t)
+        for name, parameter in trainer.average.named_parameters():
+            assert float(parameter.detach().min()) == pytest.approx(3.0, abs=0.1), name
+
+
 def test_nothing_in_a_step_adds_up_without_an_order(gpu):
     """CUDA's backward passes of interpolation would give other weights in each run."""
     network = ProgressiveUNet(2).to("simgpu:0").train()

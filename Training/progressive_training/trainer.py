@@ -259,10 +259,11 @@ class Trainer:
     def _begin_with(self, model: str) -> None:
         """Take over the weights of an exported model, see ``inherit``."""
         card = find_card(model)
-        device = self.fabric.device
-        inherit(self.plain.to("cpu"), card, self.stream)
-        self.plain.to(device)
-        self.average.load_state_dict(self.plain.state_dict())
+        # On a copy: moving the network itself would leave its average with tensors that are no longer its.
+        network = copy.deepcopy(self.plain).to("cpu")
+        inherit(network, card, self.stream)
+        self.plain.load_state_dict(network.state_dict())
+        self.average.load_state_dict(network.state_dict())
         self.begun_with = {
             "name": card.name,
             "version": card.version,
