@@ -211,7 +211,7 @@ def test_resuming_adam_on_a_gpu_gives_the_weights_of_going_through(place, monkey
 
 
 def test_the_average_follows_a_network_on_a_gpu_that_began_with_a_models_weights(place, monkeypatch):
-    """Moving the network to the CPU and back gave it other memory: the average followed what was left behind."""
+    """Moving the network to the CPU and back left the average with tensors that were no longer its."""
 
     def ones(network: torch.nn.Module, _card: object, _stream: object) -> None:
         assert all(p.device.type == "cpu" for p in network.parameters())
