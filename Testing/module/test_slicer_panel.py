@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from slicer_harness.fixtures import (
     motion,
     motion_lps,
 )
+
+CARDS = sorted((Path(__file__).resolve().parents[2] / "Resources" / "Models").glob("*.json"))
 
 
 def choose(panel, register=None):
@@ -660,10 +663,8 @@ def test_card_of_an_installed_model_is_shown(panel, tmp_path, monkeypatch):
         assert words in panel.ui.modelCardLabel.text
 
 
-def test_card_of_the_shipped_model_says_how_long_it_learnt_and_what_was_measured(panel):
-    from pathlib import Path
-
-    path = next((Path(__file__).resolve().parents[2] / "Resources" / "Models").glob("*.json"))
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_card_of_a_shipped_model_says_how_long_it_learnt_and_what_was_measured(panel, path):
     card = json.loads(path.read_text(encoding="utf-8"))
     panel._parameterNode.modelName = card["name"]
     panel.ui.optionsCollapsibleButton.collapsed = False
@@ -671,7 +672,8 @@ def test_card_of_the_shipped_model_says_how_long_it_learnt_and_what_was_measured
     assert f"<b>Iterations:</b> {card['training_steps']['total']}<br>" in shown
     ((protocol, figures),) = card["metrics"].items()
     assert f"<b>Measured:</b> {protocol}: " in shown
-    assert f"lung error {figures['lung_error_mm']:.2f} mm" in shown
+    for name, value in figures.items():
+        assert f"{name.removesuffix('_mm').replace('_', ' ')} {value:.2f} mm" in shown
 
 
 def test_damaged_model_card_does_not_break_the_panel(panel, tmp_path, monkeypatch):
