@@ -18,8 +18,9 @@ import SimpleITK as sitk
 import torch
 import yaml
 from progressive_training import checkpoint
-from progressive_training.config import Config, changed_settings, config_from_dict, read_config
+from progressive_training.config import Config, Hardware, changed_settings, config_from_dict, read_config
 from progressive_training.export import described_data, export
+from progressive_training.hardware import build_fabric
 from progressive_training.losses import lung_error, weighted_loss
 from progressive_training.network import ProgressiveUNet
 from progressive_training.trainer import Trainer, TrainingStopped
@@ -673,6 +674,15 @@ def test_hardware_that_is_not_there_is_told_in_one_line(tmp_path, hardware, mess
     with pytest.raises(InputError, match=message) as error:
         Trainer(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_cpu_trains_in_bfloat16_only_where_it_multiplies_it(monkeypatch, native, precision):
+    monkeypatch.setattr("ProgressiveRegistrationLib.network.device._cpu_has_bfloat16", lambda: native)
+    fabric, chosen = build_fabric(Hardware(accelerator="cpu"))
+    assert chosen == precision
+    with fabric.autocast():
+        assert torch.is_autocast_enabled("cpu") is native
 
 
 def test_a_missing_gryds_is_told_before_training(tmp_path, monkeypatch):

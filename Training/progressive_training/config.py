@@ -152,7 +152,8 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Handed to Lightning Fabric. ``precision`` "auto": bfloat16 where there is it, else 16-bit mixed.
+    """Handed to Lightning Fabric. ``precision`` "auto": bfloat16 where the device multiplies it natively,
+    else 16-bit mixed on a GPU of NVIDIA's, and float32 on others and on a CPU.
 
     ``workers``: processes that make samples on the CPU; 0: a thread of the training, where it trains.
     """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from ProgressiveRegistrationLib.errors import InputError
+from ProgressiveRegistrationLib.network.device import choose_precision
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -28,6 +29,16 @@ def scan_memory(device: torch.device, gigabytes: float) -> float:
     return GPU_SHARE * torch.cuda.get_device_properties(device).total_memory / 1e9
 
 
+def _native_precision(accelerator: str) -> str:
+    """bfloat16 where the device multiplies it natively; a CPU that does not takes up to sixty times as long
+    for it as for float32."""
+    if accelerator == "cpu":
+        return "bf16-mixed" if choose_precision(torch.device("cpu")) is torch.bfloat16 else "32-true"
+    if not torch.cuda.is_available():  # an Apple GPU, or none: Fabric tells
+        return "32-true"
+    return "bf16-mixed" if choose_precision(torch.device("cuda")) is torch.bfloat16 else "16-mixed"
+
+
 def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
     """Lightning Fabric for the configured hardware, and the precision chosen.
     Raises InputError if it is not to be had."""
@@ -43,7 +54,7 @@ def build_fabric(hardware: Hardware) -> tuple[Fabric, str]:
         if accelerator == "auto":
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         if precision == "auto":
-            precision = "bf16-mixed" if accelerator == "cpu" or torch.cuda.is_bf16_supported() else "16-mixed"
+            precision = _native_precision(accelerator)
         fabric = Fabric(
             accelerator=accelerator,
             devices=hardware.devices,
