@@ -62,7 +62,7 @@ def run(place: Path, name: str, on_gpu: bool, monkeypatch, until: int | None = N
     values = {
         "name": name,
         "data": {"train": ["data"], "cache": "cache"},
-        "network": {"width": 2, **changes.pop("network", {})},
+        "network": {"size": 64, "width": 2, **changes.pop("network", {})},  # five levels, the coarsest 4^3
         "schedule": SCHEDULE,
         "optimiser": {"name": "sgd", "learning_rate": 1e-4, "clip": 1.0},
         "sampling": {"augmentation": {"masked_share": 1.0, "one_lung_share": 0.5}},
